@@ -1,1 +1,2 @@
 //! Jumbo.
+pub mod checksum;
