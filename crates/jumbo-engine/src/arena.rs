@@ -1,0 +1,329 @@
+//! Where the packets of a burst live: a fixed set of slots, nothing allocated on the path.
+//!
+//! Slots are handed out newest-freed first, so that a stream whose packets all
+//! merge keeps using the same few cache lines. Frags are only reclaimed all at
+//! once, when no packet is left: a burst ends by emptying the arena.
+
+use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::packet::{Chain, Frag, HEADER_ROOM, L3_AT, Link, NIL, Packet, TAGS_MAX};
+use crate::parse::{self, Opaque};
+use crate::vnet::{self, HeaderFault, Trust, VnetHeader};
+
+/// Bytes of a packet that [`Arena::admit`] wants to see: the private header and its VLAN tags.
+pub const HEAD_WANTED: usize = HEADER_ROOM + 4 * TAGS_MAX;
+
+/// Names a packet in its [`Arena`].
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PacketId(pub(crate) u32);
+
+/// The packets of a burst and the frags they refer to.
+#[derive(Debug)]
+pub struct Arena {
+    packets: Box<[Packet]>,
+    free: Vec<u32>,
+    frags: Vec<Frag>,
+    frags_max: usize,
+}
+
+/// A packet was admitted.
+#[derive(Copy, Clone, Debug)]
+pub struct Admitted {
+    /// Its name.
+    pub id: PacketId,
+    /// Why its headers could not be followed down to TCP or UDP, if so.
+    pub opaque: Option<Opaque>,
+}
+
+impl Arena {
+    /// Room for so many packets and pieces of payload at a time. Allocates once.
+    pub fn new(packets: usize, frags: usize) -> Self {
+        let packets = packets.min(NIL as usize);
+        Self {
+            packets: vec![Packet::BLANK; packets].into_boxed_slice(),
+            free: (0..packets as u32).rev().collect(),
+            frags: Vec::with_capacity(frags),
+            frags_max: frags,
+        }
+    }
+
+    /// Packets that could still be admitted.
+    #[inline]
+    pub fn free_packets(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Pieces of payload that could still be noted.
+    #[inline]
+    pub fn free_frags(&self) -> usize {
+        self.frags_max - self.frags.len()
+    }
+
+    /// Packets inside.
+    #[inline]
+    pub fn live(&self) -> usize {
+        self.packets.len() - self.free.len()
+    }
+
+    /// Takes a packet in: copies its headers, parses them, and translates the
+    /// virtio header, believing nothing it says before it was checked.
+    ///
+    /// `head` are the first bytes, at least `min(packet length, HEAD_WANTED)` of
+    /// them; `body` is the whole packet from its first byte on, headers
+    /// included, in the caller's terms. `vnet` is the header that came with it,
+    /// if the port has one. Bytes behind the IP length (Ethernet padding) are cut off.
+    ///
+    /// # Errors
+    /// The [`HeaderFault`] for which the packet is to be dropped.
+    #[inline]
+    pub fn admit(
+        &mut self,
+        link: Link,
+        head: &[u8],
+        body: &[Frag],
+        vnet: Option<(&VnetHeader, Trust)>,
+    ) -> Result<Admitted, HeaderFault> {
+        let total_len: usize = body.iter().map(|frag| frag.len as usize).sum();
+        if head.len() < total_len.min(HEAD_WANTED) {
+            return Err(HeaderFault::HeadMissing);
+        }
+        let (Some(&slot), true) = (self.free.last(), body.len() <= self.free_frags()) else {
+            return Err(HeaderFault::NoRoom);
+        };
+        let packet = &mut self.packets[slot as usize];
+        let opaque = parse::load(
+            packet,
+            link,
+            head,
+            total_len,
+            vnet.is_some_and(|(h, _)| h.is_gso()),
+        )?;
+        if let Some((header, trust)) = vnet {
+            vnet::translate(packet, header, trust, total_len)?;
+        }
+        let skip = packet.header_len() + packet.tags.len_bytes();
+        let keep = packet.payload_len;
+        let chain = self.note(body, skip, keep);
+        self.packets[slot as usize].chain = chain;
+        self.free.pop();
+        Ok(Admitted {
+            id: PacketId(slot),
+            opaque,
+        })
+    }
+
+    /// Notes `keep` bytes of `body` from byte `skip` on as a chain.
+    #[inline]
+    fn note(&mut self, body: &[Frag], mut skip: usize, keep: u32) -> Chain {
+        let mut chain = Chain::EMPTY;
+        let mut left = keep;
+        for frag in body {
+            if skip >= frag.len as usize {
+                skip -= frag.len as usize;
+                continue;
+            }
+            if left == 0 {
+                break;
+            }
+            let len = (frag.len - skip as u32).min(left);
+            let at = frag.at.wrapping_add(skip as u64);
+            skip = 0;
+            left -= len;
+            let index = self.frags.len() as u32;
+            self.frags.push(Frag::new(at, len));
+            if chain.tail == NIL {
+                chain.head = index;
+            } else if let Some(tail) = self.frags.get_mut(chain.tail as usize) {
+                tail.next = index;
+            }
+            chain.tail = index;
+        }
+        chain
+    }
+
+    /// The packet. Panics if the id was not given out by this arena.
+    #[inline]
+    pub fn packet(&self, id: PacketId) -> &Packet {
+        &self.packets[id.0 as usize]
+    }
+
+    /// The packet, to be changed.
+    #[inline]
+    pub fn packet_mut(&mut self, id: PacketId) -> &mut Packet {
+        &mut self.packets[id.0 as usize]
+    }
+
+    /// Gives the packet's slot back. When the last packet goes, all frags go.
+    #[inline]
+    pub fn release(&mut self, id: PacketId) {
+        debug_assert!(!self.free.contains(&id.0), "released twice");
+        self.free.push(id.0);
+        if self.free.len() == self.packets.len() {
+            self.frags.clear();
+        }
+    }
+
+    /// The packet's payload, piece by piece.
+    #[inline]
+    pub fn payload(&self, id: PacketId) -> Pieces<'_> {
+        let packet = self.packet(id);
+        Pieces {
+            frags: &self.frags,
+            next: packet.chain.head,
+            skip: 0,
+            left: packet.payload_len,
+        }
+    }
+
+    /// Moves the payload of `from` behind that of `onto`; bytes that happen to
+    /// be neighbours become one piece.
+    #[inline]
+    pub(crate) fn append(&mut self, onto: PacketId, from: PacketId) {
+        let Packet {
+            chain: moved,
+            payload_len,
+            ..
+        } = *self.packet(from);
+        let head = &mut self.packets[onto.0 as usize];
+        head.payload_len += payload_len;
+        let old_tail = head.chain.tail as usize;
+        head.chain.tail = moved.tail;
+        let Some(&first) = self.frags.get(moved.head as usize) else {
+            return;
+        };
+        let Some(last) = self.frags.get_mut(old_tail) else {
+            head.chain.head = moved.head;
+            return;
+        };
+        if last.at.wrapping_add(u64::from(last.len)) != first.at {
+            last.next = moved.head;
+            return;
+        }
+        last.len += first.len;
+        last.next = first.next;
+        if first.next == NIL {
+            head.chain.tail = old_tail as u32;
+        }
+    }
+}
+
+/// A packet's payload or a part of it: an iterator over the caller's bytes.
+#[derive(Copy, Clone, Debug)]
+pub struct Pieces<'a> {
+    frags: &'a [Frag],
+    next: u32,
+    skip: u32,
+    left: u32,
+}
+
+impl<'a> Pieces<'a> {
+    /// No bytes.
+    pub const EMPTY: Self = Self {
+        frags: &[],
+        next: NIL,
+        skip: 0,
+        left: 0,
+    };
+
+    /// Bytes still to come.
+    #[inline]
+    pub fn len_bytes(&self) -> usize {
+        self.left as usize
+    }
+
+    /// The next `len` bytes as pieces of their own; `self` goes on behind them.
+    #[inline]
+    pub fn split_off(&mut self, len: u32) -> Pieces<'a> {
+        let len = len.min(self.left);
+        let part = Pieces { left: len, ..*self };
+        self.advance(len);
+        part
+    }
+
+    #[inline]
+    fn advance(&mut self, mut len: u32) {
+        self.left -= len;
+        while let Some(frag) = self.frags.get(self.next as usize) {
+            let here = frag.len - self.skip;
+            if len < here {
+                self.skip += len;
+                return;
+            }
+            len -= here;
+            self.next = frag.next;
+            self.skip = 0;
+        }
+    }
+}
+
+impl Iterator for Pieces<'_> {
+    type Item = Frag;
+
+    #[inline]
+    fn next(&mut self) -> Option<Frag> {
+        if self.left == 0 {
+            return None;
+        }
+        let frag = self.frags.get(self.next as usize)?;
+        let len = (frag.len - self.skip).min(self.left);
+        let piece = Frag::new(frag.at.wrapping_add(u64::from(self.skip)), len);
+        self.left -= len;
+        self.next = frag.next;
+        self.skip = 0;
+        Some(piece)
+    }
+}
+
+/// The caller's memory, as far as the engine must look at payload: to verify or
+/// complete a checksum.
+pub trait Memory {
+    /// One's-complement sum of the bytes of `frag`, as if they began at an even
+    /// offset; `None` if the memory does not have them.
+    fn sum(&self, frag: Frag) -> Option<crate::checksum::Sum>;
+}
+
+/// The sum over all pieces, in their order; `None` if the memory lacks one of them.
+#[inline]
+pub fn sum_pieces(memory: &impl Memory, pieces: Pieces<'_>) -> Option<crate::checksum::Sum> {
+    let mut total = crate::checksum::Sum::default();
+    let mut odd = false;
+    for frag in pieces {
+        let sum = memory.sum(frag)?;
+        total = total.add(if odd { sum.swapped() } else { sum });
+        odd ^= frag.len & 1 == 1;
+    }
+    Some(total)
+}
+
+/// Memory that is one slice; `at` is an index into it. For callers whose packets
+/// lie in a buffer of their own; lives for one call.
+#[derive(Copy, Clone, Debug)]
+pub struct SliceMemory<'a> {
+    bytes: &'a [u8],
+    kernels: crate::checksum::Kernels,
+}
+
+impl<'a> SliceMemory<'a> {
+    /// Looks at `bytes` with the given checksum kernels.
+    pub fn new(bytes: &'a [u8], kernels: crate::checksum::Kernels) -> Self {
+        Self { bytes, kernels }
+    }
+
+    /// The bytes of `frag`, or `None` if they are not inside.
+    #[inline]
+    pub fn bytes(&self, frag: Frag) -> Option<&'a [u8]> {
+        let start = usize::try_from(frag.at).ok()?;
+        self.bytes.get(start..start.checked_add(frag.len as usize)?)
+    }
+}
+
+impl Memory for SliceMemory<'_> {
+    #[inline]
+    fn sum(&self, frag: Frag) -> Option<crate::checksum::Sum> {
+        Some(self.kernels.sum(self.bytes(frag)?))
+    }
+}
+
+const _: () = assert!(L3_AT == 14);

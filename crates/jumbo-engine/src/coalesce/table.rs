@@ -1,0 +1,322 @@
+//! Which flows are held: a set-associative index over a fixed slab.
+//!
+//! A look-up touches one 32-byte set and the flow itself, however many flows are
+//! held. A full set or slab gives up its oldest flow. The order in which flows
+//! were begun is a list through the slab, so that a flush delivers oldest first.
+
+use alloc::boxed::Box;
+use alloc::vec;
+
+use super::rules::Shape;
+use crate::arena::PacketId;
+use crate::packet::{L3_AT, Net, Packet};
+
+const WAYS: usize = 8;
+const NONE: u16 = u16::MAX;
+/// Most flows a table can hold: indices are 16 bits, one value is [`NONE`].
+pub const FLOWS_MAX: usize = 32768;
+
+/// A held flow.
+#[derive(Copy, Clone, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Flow {
+    /// The first packet: it becomes the aggregate.
+    pub(crate) head: PacketId,
+    /// The caller's word about where it goes.
+    pub(crate) out: u32,
+    pub(crate) seq_next: u32,
+    /// Network header and all behind it, so far; bytes.
+    pub(crate) l3_total: u32,
+    /// Payload of the first packet, bytes.
+    pub(crate) size: u16,
+    pub(crate) segments: u16,
+    pub(crate) id_first: u16,
+    pub(crate) id_rule: IdRule,
+    /// PSH and FIN of the packets merged so far.
+    pub(crate) last_flags: u8,
+    pub(crate) shape: Shape,
+    /// Hash of the address pair.
+    pub(crate) pair: u32,
+    set: u16,
+    way: u8,
+    older: u16,
+    newer: u16,
+    born: u32,
+}
+
+/// How the IPv4 ID goes on, as the second packet decided.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum IdRule {
+    Undecided,
+    Fixed,
+    Incrementing,
+}
+
+#[derive(Copy, Clone, Debug)]
+#[repr(C, align(32))]
+struct Set {
+    tags: [u16; WAYS],
+    flows: [u16; WAYS],
+}
+
+/// Where a flow belongs in the index.
+#[derive(Copy, Clone, Debug)]
+pub struct Slot {
+    set: u16,
+    tag: u16,
+}
+
+#[derive(Debug)]
+pub(crate) struct Table {
+    sets: Box<[Set]>,
+    flows: Box<[Flow]>,
+    free: u16,
+    oldest: u16,
+    newest: u16,
+    held: usize,
+    births: u32,
+    seed: [u64; 2],
+}
+
+/// Names a held flow.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FlowId(u16);
+
+impl Flow {
+    pub(crate) fn new(head: PacketId, packet: &Packet, out: u32, pair: u32) -> Self {
+        let layers = packet.layers;
+        Self {
+            head,
+            out,
+            seq_next: packet
+                .be32(packet.l4_at() + 4)
+                .wrapping_add(packet.payload_len),
+            l3_total: packet.l3_total_len() as u32,
+            size: packet.payload_len as u16,
+            segments: 1,
+            id_first: packet.be16(L3_AT + 4),
+            id_rule: IdRule::Undecided,
+            last_flags: 0,
+            shape: Shape {
+                net: layers.net,
+                l3_len: layers.l3_len,
+                l4_len: layers.l4_len,
+            },
+            pair,
+            set: 0,
+            way: 0,
+            older: NONE,
+            newer: NONE,
+            born: 0,
+        }
+    }
+}
+
+impl Table {
+    pub(crate) fn new(flows: usize, seed: u64) -> Self {
+        let flows = flows.clamp(1, FLOWS_MAX);
+        let blank = Flow {
+            head: PacketId(0),
+            out: 0,
+            seq_next: 0,
+            l3_total: 0,
+            size: 0,
+            segments: 0,
+            id_first: 0,
+            id_rule: IdRule::Undecided,
+            last_flags: 0,
+            shape: Shape {
+                net: Net::None,
+                l3_len: 0,
+                l4_len: 0,
+            },
+            pair: 0,
+            set: 0,
+            way: 0,
+            older: NONE,
+            newer: NONE,
+            born: 0,
+        };
+        let mut slab = vec![blank; flows].into_boxed_slice();
+        for (i, flow) in slab.iter_mut().enumerate() {
+            flow.newer = if i + 1 < flows { i as u16 + 1 } else { NONE };
+        }
+        // Half full at most, so that a set rarely overflows.
+        let sets = (flows * 2 / WAYS).next_power_of_two().max(1);
+        Self {
+            sets: vec![
+                Set {
+                    tags: [0; WAYS],
+                    flows: [NONE; WAYS],
+                };
+                sets
+            ]
+            .into_boxed_slice(),
+            flows: slab,
+            free: 0,
+            oldest: NONE,
+            newest: NONE,
+            held: 0,
+            births: 0,
+            seed: [
+                seed ^ 0x9e37_79b9_7f4a_7c15,
+                seed.rotate_left(32) ^ 0xd1b5_4a32_d192_ed03,
+            ],
+        }
+    }
+
+    #[inline]
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Where a TCP packet's flow belongs. Addresses and ports only; MAC
+    /// addresses and tags are compared, not hashed.
+    #[inline(always)]
+    pub(crate) fn slot(&self, packet: &Packet) -> Slot {
+        let ports = u64::from(packet.be32(packet.l4_at()));
+        let hash = self.mix(self.pair_hash(packet) ^ ports.rotate_left(17), 1);
+        Slot {
+            set: (hash as usize & (self.sets.len() - 1)) as u16,
+            // Zero marks an empty way.
+            tag: (hash >> 48) as u16 | 1,
+        }
+    }
+
+    /// Hash of protocol family and address pair.
+    #[inline(always)]
+    pub(crate) fn pair_hash(&self, packet: &Packet) -> u64 {
+        let word = |at: usize| u64::from_ne_bytes(packet.array(at));
+        match packet.layers.net {
+            Net::V6 => {
+                let src = self.mix(word(L3_AT + 8) ^ self.seed[1], 0) ^ word(L3_AT + 16);
+                let dst = self.mix(word(L3_AT + 24) ^ src, 0) ^ word(L3_AT + 32);
+                self.mix(dst, 1)
+            }
+            _ => self.mix(word(L3_AT + 12), 0),
+        }
+    }
+
+    /// Folded multiply: every input bit reaches every output bit.
+    #[inline(always)]
+    fn mix(&self, word: u64, with: usize) -> u64 {
+        let product = u128::from(word ^ self.seed[with & 1]) * 0x9ddf_ea08_eb38_2d69_u128;
+        (product as u64) ^ (product >> 64) as u64
+    }
+
+    /// The flows that may be the one looked for.
+    #[inline(always)]
+    pub(crate) fn candidates(&self, slot: Slot) -> Candidates {
+        let set = &self.sets[usize::from(slot.set)];
+        let mut hits = 0u8;
+        for way in 0..WAYS {
+            hits |= u8::from(set.tags[way] == slot.tag) << way;
+        }
+        Candidates {
+            hits,
+            set: slot.set,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn next(&self, candidates: &mut Candidates) -> Option<FlowId> {
+        if candidates.hits == 0 {
+            return None;
+        }
+        let way = candidates.hits.trailing_zeros() as usize;
+        candidates.hits &= candidates.hits - 1;
+        Some(FlowId(
+            self.sets[usize::from(candidates.set)].flows[way & (WAYS - 1)],
+        ))
+    }
+
+    #[inline(always)]
+    pub(crate) fn flow(&self, id: FlowId) -> &Flow {
+        &self.flows[usize::from(id.0)]
+    }
+
+    #[inline(always)]
+    pub(crate) fn flow_mut(&mut self, id: FlowId) -> &mut Flow {
+        &mut self.flows[usize::from(id.0)]
+    }
+
+    /// The flow that must leave before one can be inserted at `slot`, if any.
+    pub(crate) fn in_the_way(&self, slot: Slot) -> Option<FlowId> {
+        let set = &self.sets[usize::from(slot.set)];
+        if set.tags.contains(&0) {
+            return (self.free == NONE).then_some(FlowId(self.oldest));
+        }
+        let age = |flow: &u16| {
+            self.births
+                .wrapping_sub(self.flows[usize::from(*flow)].born)
+        };
+        set.flows.iter().copied().max_by_key(age).map(FlowId)
+    }
+
+    /// Inserts; there must be room ([`Table::in_the_way`]).
+    pub(crate) fn insert(&mut self, slot: Slot, flow: Flow) {
+        let index = self.free;
+        let set = &mut self.sets[usize::from(slot.set)];
+        let Some(way) = set.tags.iter().position(|tag| *tag == 0) else {
+            debug_assert!(false, "insert into a full set");
+            return;
+        };
+        let Some(place) = self.flows.get_mut(usize::from(index)) else {
+            debug_assert!(false, "insert into a full slab");
+            return;
+        };
+        self.free = place.newer;
+        set.tags[way] = slot.tag;
+        set.flows[way] = index;
+        *place = Flow {
+            set: slot.set,
+            way: way as u8,
+            older: self.newest,
+            newer: NONE,
+            born: self.births,
+            ..flow
+        };
+        match self.flows.get_mut(usize::from(self.newest)) {
+            Some(newest) => newest.newer = index,
+            None => self.oldest = index,
+        }
+        self.newest = index;
+        self.births = self.births.wrapping_add(1);
+        self.held += 1;
+    }
+
+    pub(crate) fn remove(&mut self, id: FlowId) -> Flow {
+        let flow = *self.flow(id);
+        self.sets[usize::from(flow.set)].tags[usize::from(flow.way) & (WAYS - 1)] = 0;
+        match self.flows.get_mut(usize::from(flow.older)) {
+            Some(older) => older.newer = flow.newer,
+            None => self.oldest = flow.newer,
+        }
+        match self.flows.get_mut(usize::from(flow.newer)) {
+            Some(newer) => newer.older = flow.older,
+            None => self.newest = flow.older,
+        }
+        self.flow_mut(id).newer = self.free;
+        self.free = id.0;
+        self.held -= 1;
+        flow
+    }
+
+    #[inline]
+    pub(crate) fn oldest(&self) -> Option<FlowId> {
+        (self.oldest != NONE).then_some(FlowId(self.oldest))
+    }
+
+    #[inline]
+    pub(crate) fn newer(&self, id: FlowId) -> Option<FlowId> {
+        let newer = self.flow(id).newer;
+        (newer != NONE).then_some(FlowId(newer))
+    }
+}
+
+/// Ways of a set whose tag fits.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Candidates {
+    hits: u8,
+    set: u16,
+}

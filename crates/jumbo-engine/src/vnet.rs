@@ -1,0 +1,390 @@
+//! `virtio_net_hdr`, the wire form of pending work: TAP, vhost-user and AF_PACKET
+//! all speak it. Both directions are here and nowhere else.
+//!
+//! Layout and meaning: virtio 1.3 section 5.1.6; Linux
+//! `include/uapi/linux/virtio_net.h`. Checks on a header from outside follow
+//! Linux 6.18 `include/linux/virtio_net.h` (`__virtio_net_hdr_to_skb`) and
+//! `net/core/skbuff.c` (`skb_partial_csum_set`), stricter where noted.
+
+use crate::checksum::{Sum, pseudo_v4, pseudo_v6};
+use crate::packet::{HEADER_ROOM, L3_AT, Net, Packet, Transport};
+use crate::pending::{Csum, Cwr, Gso, GsoKind, Pending};
+use crate::reasons;
+use crate::superpacket;
+
+const F_NEEDS_CSUM: u8 = 1;
+const F_DATA_VALID: u8 = 2;
+
+const GSO_NONE: u8 = 0;
+const GSO_TCPV4: u8 = 1;
+const GSO_UDP: u8 = 3;
+const GSO_TCPV6: u8 = 4;
+const GSO_UDP_L4: u8 = 5;
+const GSO_TUNNEL: u8 = 0x20 | 0x40;
+const GSO_ECN: u8 = 0x80;
+
+/// GSO_BY_FRAGS of Linux `include/linux/skbuff.h`: a marker, never a size.
+const GSO_BY_FRAGS: u16 = 0xffff;
+
+/// Smallest TCP segment of a super-packet: TCP_MIN_GSO_SIZE of Linux
+/// `include/net/tcp.h` (TCP_MIN_MSS 48 minus 40 bytes of options).
+pub const TCP_SEGMENT_MIN: u16 = 8;
+
+/// Most datagrams of a UDP super-packet: UDP_MAX_SEGMENTS of Linux `include/linux/udp.h`.
+pub const UDP_SEGMENTS_MAX: usize = 128;
+
+/// Offset of the checksum in a TCP header.
+pub(crate) const TCP_CSUM: u16 = 16;
+/// Offset of the checksum in a UDP header.
+pub(crate) const UDP_CSUM: u16 = 6;
+
+reasons! {
+    /// Why was a received packet dropped before it was looked at?
+    pub enum HeaderFault in "rx" {
+        /// Shorter than the virtio header that must precede it.
+        ShortVnetHeader = "short_vnet_header",
+        /// Shorter than a link header, or empty.
+        ShortPacket = "short_packet",
+        /// The caller handed over fewer bytes of the header than it must.
+        HeadMissing = "head_missing",
+        /// No free slot; the caller received more than it had room for.
+        NoRoom = "no_room",
+        /// hdr_len exceeds the packet.
+        HdrLenBeyondPacket = "hdr_len_beyond_packet",
+        /// The checksum place lies beyond the end of the packet.
+        CsumBeyondPacket = "csum_beyond_packet",
+        /// The checksum starts before the end of the link or network header.
+        CsumBeforeTransport = "csum_before_transport",
+        /// The checksum field is not where the protocol has it.
+        CsumFieldWrong = "csum_field_wrong",
+        /// The checksum field lies behind the private header.
+        CsumFieldTooDeep = "csum_field_too_deep",
+        /// A partial checksum on an IP fragment.
+        CsumOnFragment = "csum_on_fragment",
+        /// A segmentation type nobody assigned, or ECN without a type.
+        GsoTypeUnknown = "gso_type_unknown",
+        /// A tunnel segmentation type; it was not offered.
+        GsoTunnelRefused = "gso_tunnel_refused",
+        /// UDP fragmentation (UFO); it was not offered.
+        GsoUfoRefused = "gso_ufo_refused",
+        /// The ECN bit on a type that is not TCP.
+        GsoEcnNotTcp = "gso_ecn_not_tcp",
+        /// A segmentation type with a segment size of zero.
+        GsoSizeZero = "gso_size_zero",
+        /// The segment size 0xffff, which the kernel reserves.
+        GsoSizeReserved = "gso_size_reserved",
+        /// The segmentation type does not fit the packet's protocol.
+        GsoProtocolMismatch = "gso_protocol_mismatch",
+        /// UDP segmentation without a partial checksum.
+        GsoWithoutCsum = "gso_without_csum",
+        /// More segments than a receiver accepts.
+        GsoTooManySegments = "gso_too_many_segments",
+        /// A super-packet with SYN or RST.
+        GsoOnSynOrRst = "gso_on_syn_or_rst",
+        /// A super-packet of more than 65535 bytes.
+        GsoTooLong = "gso_too_long",
+    }
+}
+
+/// The forms of the header on the wire, by their length.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// 10 bytes: virtio 0.9 without mergeable buffers, TUN's default.
+    Legacy10,
+    /// 12 bytes: with `num_buffers`; every virtio 1 device.
+    Modern12,
+    /// 20 bytes: with the hash report (VIRTIO_NET_F_HASH_REPORT).
+    Hash20,
+}
+
+impl Form {
+    /// Bytes on the wire.
+    pub const fn len_bytes(self) -> usize {
+        match self {
+            Form::Legacy10 => 10,
+            Form::Modern12 => 12,
+            Form::Hash20 => 20,
+        }
+    }
+}
+
+/// The header's fields in host order. What a form does not have reads as zero.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
+#[allow(
+    missing_docs,
+    reason = "the names are those of the virtio specification"
+)]
+pub struct VnetHeader {
+    pub flags: u8,
+    pub gso_type: u8,
+    pub hdr_len: u16,
+    pub gso_size: u16,
+    pub csum_start: u16,
+    pub csum_offset: u16,
+    pub num_buffers: u16,
+    pub hash_value: u32,
+    pub hash_report: u16,
+}
+
+/// Whether the sender's word that a checksum is good (DATA_VALID) is believed.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// This host's kernel.
+    Kernel,
+    /// A guest: a driver must not set it (virtio 1.3 section 5.1.6.2.1).
+    Guest,
+}
+
+impl VnetHeader {
+    /// Reads a little-endian header; `None` if `bytes` is shorter than the form.
+    #[inline]
+    pub fn decode(form: Form, bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.get(..form.len_bytes())?;
+        let u16_at = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+        let mut header = Self {
+            flags: bytes[0],
+            gso_type: bytes[1],
+            hdr_len: u16_at(2),
+            gso_size: u16_at(4),
+            csum_start: u16_at(6),
+            csum_offset: u16_at(8),
+            ..Self::default()
+        };
+        if form != Form::Legacy10 {
+            header.num_buffers = u16_at(10);
+        }
+        if form == Form::Hash20 {
+            header.hash_value = u32::from(u16_at(12)) | u32::from(u16_at(14)) << 16;
+            header.hash_report = u16_at(16);
+        }
+        Some(header)
+    }
+
+    /// Writes the header; returns its length, or `None` if `out` is too short.
+    #[inline]
+    pub fn encode(&self, form: Form, out: &mut [u8]) -> Option<usize> {
+        let len = form.len_bytes();
+        let out = out.get_mut(..len)?;
+        out[0] = self.flags;
+        out[1] = self.gso_type;
+        out[2..4].copy_from_slice(&self.hdr_len.to_le_bytes());
+        out[4..6].copy_from_slice(&self.gso_size.to_le_bytes());
+        out[6..8].copy_from_slice(&self.csum_start.to_le_bytes());
+        out[8..10].copy_from_slice(&self.csum_offset.to_le_bytes());
+        if form != Form::Legacy10 {
+            out[10..12].copy_from_slice(&self.num_buffers.to_le_bytes());
+        }
+        if form == Form::Hash20 {
+            out[12..16].copy_from_slice(&self.hash_value.to_le_bytes());
+            out[16..18].copy_from_slice(&self.hash_report.to_le_bytes());
+            out[18..20].fill(0);
+        }
+        Some(len)
+    }
+
+    /// Whether the header claims a super-packet.
+    #[inline]
+    pub fn is_gso(&self) -> bool {
+        self.gso_type != GSO_NONE
+    }
+
+    /// The header that tells a receiver what is pending on `packet`.
+    /// `num_buffers` is 1; a port that spreads a packet corrects it.
+    #[inline]
+    pub fn of(packet: &Packet) -> Self {
+        let mut header = Self {
+            num_buffers: 1,
+            ..Self::default()
+        };
+        let tags_len = packet.tags.len_bytes() as u16;
+        match packet.pending.csum {
+            Csum::Partial { start, offset } => {
+                header.flags = F_NEEDS_CSUM;
+                header.csum_start = start + tags_len;
+                header.csum_offset = offset;
+            }
+            Csum::Verified => header.flags = F_DATA_VALID,
+            Csum::Unverified => {}
+        }
+        if let Some(gso) = packet.pending.gso {
+            header.gso_size = gso.size;
+            header.hdr_len = packet.header_len() as u16 + tags_len;
+            header.gso_type = match gso.kind {
+                GsoKind::Tcp4 => GSO_TCPV4,
+                GsoKind::Tcp6 => GSO_TCPV6,
+                GsoKind::Udp => GSO_UDP_L4,
+            };
+            if superpacket::has_cwr(packet) {
+                header.gso_type |= GSO_ECN;
+            }
+        }
+        header
+    }
+}
+
+/// Turns a header from outside into the packet's pending work, after checking
+/// every field it uses against the bytes that are really there.
+///
+/// `total_len` is the length of the packet with its VLAN tags, in bytes.
+#[inline]
+pub(crate) fn translate(
+    packet: &mut Packet,
+    header: &VnetHeader,
+    trust: Trust,
+    total_len: usize,
+) -> Result<(), HeaderFault> {
+    // Linux drivers/net/tun.c tun_get_user refuses it for every type.
+    if usize::from(header.hdr_len) > total_len {
+        return Err(HeaderFault::HdrLenBeyondPacket);
+    }
+    let csum = if header.flags & F_NEEDS_CSUM != 0 {
+        partial_csum(packet, header, total_len)?
+    } else if header.flags & F_DATA_VALID != 0 && trust == Trust::Kernel {
+        Csum::Verified
+    } else {
+        Csum::Unverified
+    };
+    packet.pending = Pending { csum, gso: None };
+    if header.is_gso() {
+        packet.pending.gso = segmentation(packet, header)?;
+    }
+    Ok(())
+}
+
+/// Checks the place of a partial checksum and keeps its field in the private header.
+fn partial_csum(
+    packet: &mut Packet,
+    header: &VnetHeader,
+    total_len: usize,
+) -> Result<Csum, HeaderFault> {
+    let start = usize::from(header.csum_start);
+    let offset = usize::from(header.csum_offset);
+    if start + offset + 2 > total_len {
+        return Err(HeaderFault::CsumBeyondPacket);
+    }
+    let layers = packet.layers;
+    if layers.fragment {
+        return Err(HeaderFault::CsumOnFragment);
+    }
+    let network_end = usize::from(layers.l2_len) + usize::from(layers.l3_len);
+    let start = start
+        .checked_sub(packet.tags.len_bytes())
+        .filter(|start| *start >= network_end)
+        .ok_or(HeaderFault::CsumBeforeTransport)?;
+    let field = match layers.transport {
+        Transport::Tcp => Some(usize::from(TCP_CSUM)),
+        Transport::Udp => Some(usize::from(UDP_CSUM)),
+        Transport::None => None,
+    };
+    // A checksum deeper inside (an inner packet's) is legal and left alone.
+    if start == network_end && field.is_some_and(|field| field != offset) {
+        return Err(HeaderFault::CsumFieldWrong);
+    }
+    keep_private(packet, start + offset + 2)?;
+    Ok(Csum::Partial {
+        start: start as u16,
+        offset: offset as u16,
+    })
+}
+
+/// Makes the private header at least `len` bytes long, counted from the packet's start.
+fn keep_private(packet: &mut Packet, len: usize) -> Result<(), HeaderFault> {
+    let header_len = packet.header_len();
+    if len <= header_len {
+        return Ok(());
+    }
+    if packet.start() + len > HEADER_ROOM {
+        return Err(HeaderFault::CsumFieldTooDeep);
+    }
+    let more = (len - header_len) as u32;
+    if more > packet.payload_len {
+        // Behind the IP length: padding that was cut off.
+        return Err(HeaderFault::CsumBeyondPacket);
+    }
+    packet.layers.l4_len += more as u8;
+    packet.payload_len -= more;
+    Ok(())
+}
+
+/// Checks a claimed super-packet. `None`: it fits into one segment, which Linux
+/// too takes as an ordinary packet (`skb_gso_segment` is never reached).
+fn segmentation(packet: &mut Packet, header: &VnetHeader) -> Result<Option<Gso>, HeaderFault> {
+    if header.gso_type & GSO_TUNNEL != 0 {
+        return Err(HeaderFault::GsoTunnelRefused);
+    }
+    let ecn = header.gso_type & GSO_ECN != 0;
+    let layers = packet.layers;
+    let (kind, fits) = match header.gso_type & !GSO_ECN {
+        GSO_TCPV4 => (GsoKind::Tcp4, layers.net == Net::V4),
+        GSO_TCPV6 => (GsoKind::Tcp6, layers.net == Net::V6),
+        GSO_UDP_L4 => (GsoKind::Udp, layers.net != Net::None),
+        GSO_UDP => return Err(HeaderFault::GsoUfoRefused),
+        _ => return Err(HeaderFault::GsoTypeUnknown),
+    };
+    if ecn && kind == GsoKind::Udp {
+        return Err(HeaderFault::GsoEcnNotTcp);
+    }
+    match header.gso_size {
+        0 => return Err(HeaderFault::GsoSizeZero),
+        GSO_BY_FRAGS => return Err(HeaderFault::GsoSizeReserved),
+        _ => {}
+    }
+    let transport = match kind {
+        GsoKind::Udp => Transport::Udp,
+        GsoKind::Tcp4 | GsoKind::Tcp6 => Transport::Tcp,
+    };
+    if !fits || layers.transport != transport {
+        return Err(HeaderFault::GsoProtocolMismatch);
+    }
+    if packet.l3_total_len() > superpacket::L3_TOTAL_MAX {
+        return Err(HeaderFault::GsoTooLong);
+    }
+    let l4_start = u16::from(layers.l2_len) + u16::from(layers.l3_len);
+    match packet.pending.csum {
+        Csum::Partial { start, .. } if start == l4_start => {}
+        Csum::Partial { .. } => return Err(HeaderFault::CsumFieldWrong),
+        _ if kind == GsoKind::Udp => return Err(HeaderFault::GsoWithoutCsum),
+        // Linux computes the pseudo-header sum itself (tcp4_gso_segment).
+        _ => {}
+    }
+    let size = match kind {
+        GsoKind::Udp => header.gso_size,
+        GsoKind::Tcp4 | GsoKind::Tcp6 => header.gso_size.max(TCP_SEGMENT_MIN),
+    };
+    let payload_len = packet.payload_len as usize;
+    if kind == GsoKind::Udp && payload_len > usize::from(size) * UDP_SEGMENTS_MAX {
+        return Err(HeaderFault::GsoTooManySegments);
+    }
+    if kind != GsoKind::Udp
+        && superpacket::tcp_flags(packet) & (superpacket::SYN | superpacket::RST) != 0
+    {
+        return Err(HeaderFault::GsoOnSynOrRst);
+    }
+    superpacket::settle_header(packet);
+    Ok((payload_len > usize::from(size)).then_some(Gso {
+        kind,
+        size,
+        cwr: Cwr::FirstOnly,
+        fixed_id: false,
+    }))
+}
+
+/// Pseudo-header sum of the packet's transport, over `l4_total` bytes.
+#[inline]
+pub(crate) fn pseudo_header(packet: &Packet, l4_total: u32) -> Sum {
+    let protocol = packet.layers.protocol;
+    match packet.layers.net {
+        Net::V6 => pseudo_v6(
+            packet.array(L3_AT + 8),
+            packet.array(L3_AT + 24),
+            protocol,
+            l4_total,
+        ),
+        _ => pseudo_v4(
+            packet.array(L3_AT + 12),
+            packet.array(L3_AT + 16),
+            protocol,
+            l4_total,
+        ),
+    }
+}
