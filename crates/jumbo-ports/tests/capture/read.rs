@@ -206,7 +206,7 @@ fn permission_denied_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("secret");
     fs::write(&path, motley_pcapng()).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     match CaptureReader::open(&path) {
         Ok(_) => println!("skipped: root reads everything (run the tests as a user)"),
         Err(error) => assert!(matches!(error, CaptureError::Permission { .. }), "{error}"),
