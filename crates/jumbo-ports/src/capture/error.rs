@@ -71,10 +71,17 @@ pub enum CaptureError {
         /// Minor version found.
         minor: u16,
     },
-    /// {path} ends in the middle of packet {record}, which begins at byte {byte}; the packets before it are complete
+    /// {path} ends inside its file header; copy or record the file again
+    #[error("{path} ends inside its file header; copy or record the file again")]
+    CutHeader {
+        /// As given.
+        path: String,
+    },
+    /// {path} ends too early, inside the record or block at byte {byte}; complete packets before it: {record - 1}
     #[error(
-        "{path} ends in the middle of packet {record}, which begins at byte {byte}; \
-         the packets before it are complete, for the rest copy or record the file again"
+        "{path} ends too early, inside the record or block at byte {byte}; \
+         complete packets before it: {}; for more, copy or record the file again",
+        .record - 1
     )]
     Truncated {
         /// As given.

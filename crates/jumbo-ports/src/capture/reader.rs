@@ -109,7 +109,8 @@ impl CaptureReader {
             gzipped,
         };
         let mut source = Source::new(Box::new(input)).map_err(|e| Fault::Io(e).at(place(false)))?;
-        let format = open_format(&mut source).map_err(|fault| fault.at(place(source.gzipped())))?;
+        let format = open_format(&mut source)
+            .map_err(|fault| in_header(fault.at(place(source.gzipped()))))?;
         Ok(Self {
             path,
             source,
@@ -199,6 +200,14 @@ fn open_format(source: &mut Source) -> Result<Format, Fault> {
         return Pcapng::open(source).map(Format::Pcapng);
     }
     Err(not_a_capture(&magic[..have]))
+}
+
+/// No packets to speak of yet.
+fn in_header(error: CaptureError) -> CaptureError {
+    match error {
+        CaptureError::Truncated { path, .. } => CaptureError::CutHeader { path },
+        other => other,
+    }
 }
 
 fn not_a_capture(start: &[u8]) -> Fault {

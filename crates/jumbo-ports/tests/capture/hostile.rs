@@ -21,6 +21,7 @@ fn seeds() -> Vec<Vec<u8>> {
 
 /// Offsets at which a cut is a clean end: where records, or blocks, end.
 fn cut_everywhere(bytes: &[u8], clean: &[usize]) {
+    let header_len = clean[0];
     let whole = read_all(bytes);
     for len in 1..bytes.len() {
         let (records, error) = read(&bytes[..len]);
@@ -35,9 +36,11 @@ fn cut_everywhere(bytes: &[u8], clean: &[usize]) {
         }
         match error {
             Some(CaptureError::Truncated { record, byte, .. }) => {
+                assert!(len > header_len);
                 assert_eq!(record, records.len() as u64 + 1);
                 assert!(byte as usize <= len);
             }
+            Some(CaptureError::CutHeader { .. }) if len < header_len => {}
             Some(CaptureError::NotCapture { .. }) if len < 4 => {}
             other => panic!("cut at {len}: {other:?}"),
         }
@@ -89,6 +92,15 @@ fn a_broken_gzip_stream() {
         matches!(error, Some(CaptureError::Gzip { .. })),
         "{error:?}"
     );
+}
+
+#[test]
+fn the_message_says_what_is_left() {
+    let bytes = small_pcap(Order::Little, 0xa1b2_c3d4);
+    let (_, error) = read(&bytes[..bytes.len() - 1]);
+    let expected = "x.pcap ends too early, inside the record or block at byte 45; complete \
+                    packets before it: 1; for more, copy or record the file again";
+    assert_eq!(error.unwrap().to_string(), expected);
 }
 
 fn pcapng(order: Order, block: Vec<u8>) -> (Vec<Owned>, Option<CaptureError>) {

@@ -1,9 +1,10 @@
-//! tcpdump agrees.
+//! tcpdump agrees, and pipes work.
 
+use std::io::Write;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use jumbo_ports::capture::{CaptureWriter, LinkType, OutPacket};
+use jumbo_ports::capture::{CaptureReader, CaptureWriter, LinkType, OutPacket};
 
 use crate::build::*;
 
@@ -72,6 +73,58 @@ fn tcpdump_reads_an_empty_capture() {
         .unwrap();
     let Some(lines) = tcpdump(&path) else { return };
     assert!(lines.is_empty(), "{lines:?}");
+}
+
+/// Copies standard input to standard output; does nothing unless run by the test below.
+#[test]
+fn child_copies_standard_streams() {
+    if std::env::var_os("JUMBO_TEST_COPY").is_none() {
+        return;
+    }
+    let mut reader = CaptureReader::open("-").unwrap();
+    let mut writer = CaptureWriter::create("-", None).unwrap();
+    while let Some(record) = reader.next_record() {
+        let r = record.unwrap();
+        let (link, ts_ns) = (r.link, r.ts_ns.unwrap_or_default());
+        let out = OutPacket {
+            link,
+            ts_ns,
+            orig_len: r.orig_len,
+            data: r.data,
+            comment: None,
+        };
+        writer.write_packet(&out).unwrap();
+    }
+    writer.finish().unwrap();
+    // The harness would write its summary into the capture.
+    std::process::exit(0);
+}
+
+#[test]
+fn standard_streams() {
+    let bytes = small_pcap(Order::Big, 0xa1b2_3c4d);
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "interop::child_copies_standard_streams",
+            "--nocapture",
+            "-q",
+        ])
+        .env("JUMBO_TEST_COPY", "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&bytes).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    // The harness has announced its one test before the capture begins.
+    let start = output
+        .stdout
+        .windows(4)
+        .position(|w| w == [0x0a, 0x0d, 0x0d, 0x0a])
+        .unwrap();
+    assert_eq!(read_all(&output.stdout[start..]), read_all(&bytes));
 }
 
 /// The builders of these tests are no invention of their own.
