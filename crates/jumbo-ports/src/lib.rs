@@ -1,1 +1,3 @@
 //! Jumbo.
+
+pub mod capture;
