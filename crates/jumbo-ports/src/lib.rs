@@ -1,3 +1,18 @@
-//! Jumbo.
+//! Where Jumbo's packets come from and go to.
+//!
+//! * [`queue`]: what every port is to the switch.
+//! * [`pool`]: the memory a worker receives into.
+//! * [`tap`]: the host's own stack.
+//! * [`mem`]: packets from and to memory, for tests.
+//! * [`tagged`]: a wrapper that puts a port into a VLAN.
+//! * [`capture`]: capture files, read and written.
 
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod queue;
+pub mod pool;
+pub mod tap;
+pub mod mem;
+pub mod tagged;
 pub mod capture;

@@ -1,0 +1,280 @@
+//! What every port is to the switch: queues that receive into a burst and send
+//! one packet at a time.
+//!
+//! A queue belongs to one worker at a time: it is `Send`, and needs no lock.
+//! Contract of a queue, checked by [`crate::conformance`]:
+//! * `rx` never blocks; it appends to `burst.batch` what it admitted, counts what
+//!   it refused, and takes at most `batch_packets` packets or about `batch_bytes` bytes.
+//! * `tx` consumes: when it returns, the packet's bytes have been copied out.
+//! * A device that went away is [`RxEnd::Gone`] or [`TxFault::Gone`], once and for all.
+
+use std::fmt::Debug;
+use std::os::fd::BorrowedFd;
+
+use jumbo_engine::arena::{Admitted, Arena, PacketId, Pieces};
+use jumbo_engine::checksum::Kernels;
+use jumbo_engine::packet::{Frag, Link, Packet};
+use jumbo_engine::parse::Opaque;
+use jumbo_engine::pending::Caps;
+use jumbo_engine::reason::Counts;
+use jumbo_engine::reasons;
+use jumbo_engine::segment::segments;
+use jumbo_engine::vnet::{HeaderFault, Trust, VnetHeader};
+
+use crate::pool::Pool;
+
+/// Largest packet a port may hand over: 65535 bytes of network packet, an
+/// Ethernet header, two VLAN tags and the longest virtio header.
+pub const PACKET_ROOM: usize = 65535 + 14 + 8 + 20;
+
+reasons! {
+    /// Why could a packet not be handed to a port's device?
+    pub enum TxFault in "tx" {
+        /// The device's queue is full.
+        QueueFull = "queue_full",
+        /// The device is down: bring it up with `ip link set DEVICE up`.
+        LinkDown = "link_down",
+        /// The device is gone.
+        Gone = "gone",
+        /// The kernel refused a super-packet; it was segmented here instead. Not a drop.
+        GsoRefused = "gso_refused",
+        /// The device refused an ordinary packet.
+        Refused = "refused",
+        /// The packet's payload is no longer there.
+        PayloadMissing = "payload_missing",
+    }
+}
+
+/// How a call of `rx` ended.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum RxEnd {
+    /// Nothing more is ready.
+    Drained,
+    /// The batch is full; there may be more.
+    More,
+    /// The device went away.
+    Gone,
+}
+
+/// What one port received, by one worker.
+#[derive(Clone, Debug, Default)]
+pub struct RxStats {
+    /// What was admitted.
+    pub traffic: Traffic,
+    /// What was refused: dropped.
+    pub faults: Counts<HeaderFault>,
+    /// What was admitted without being followed to TCP or UDP.
+    pub opaque: Counts<Opaque>,
+}
+
+/// What went one way through a port.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Packets, a super-packet being one.
+    pub packets: u64,
+    /// Their bytes, without virtio headers.
+    pub bytes: u64,
+    /// Super-packets among them.
+    pub super_packets: u64,
+    /// Packets on a wire that they stand for.
+    pub segments: u64,
+    /// Packets with TCP or UDP payload.
+    pub data_packets: u64,
+    /// Packets on a wire that those stand for.
+    pub data_segments: u64,
+}
+
+impl Traffic {
+    /// Counts one packet with its payload length.
+    #[inline]
+    pub fn count(&mut self, packet: &Packet, payload_len: u32) {
+        let size = packet.pending().gso.map_or(0, |gso| gso.size);
+        let wire = u64::from(segments(payload_len, size));
+        self.packets += 1;
+        self.bytes += packet.wire_len() as u64;
+        self.super_packets += u64::from(size != 0);
+        self.segments += wire;
+        if payload_len != 0 {
+            self.data_packets += 1;
+            self.data_segments += wire;
+        }
+    }
+
+    /// Adds another's figures.
+    pub fn add(&mut self, other: &Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+        self.super_packets += other.super_packets;
+        self.segments += other.segments;
+        self.data_packets += other.data_packets;
+        self.data_segments += other.data_segments;
+    }
+}
+
+impl RxStats {
+    /// Adds another worker's figures.
+    pub fn add(&mut self, other: &Self) {
+        self.traffic.add(&other.traffic);
+        self.faults.add(&other.faults);
+        self.opaque.add(&other.opaque);
+    }
+}
+
+/// Bounds of a burst: everything a queue has ready, taken in batches.
+#[derive(Copy, Clone, Debug)]
+pub struct Bounds {
+    /// Most packets of a burst.
+    pub burst_packets: usize,
+    /// Most packets of a batch: what is worked on while it is in the cache.
+    pub batch_packets: usize,
+    /// Bytes after which a batch takes no further packet.
+    pub batch_bytes: usize,
+    /// Memory of a burst, bytes.
+    pub pool_bytes: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            burst_packets: 512,
+            batch_packets: 64,
+            // Two super-packets: read and written again before they leave the L2 cache.
+            batch_bytes: 128 << 10,
+            pool_bytes: (1 << 20) + PACKET_ROOM,
+        }
+    }
+}
+
+/// The packets a worker has in hand, and the memory they are in.
+#[derive(Debug)]
+pub struct Burst {
+    /// The packets.
+    pub arena: Arena,
+    /// Their payload.
+    pub pool: Pool,
+    /// Packets received and not yet looked at, in order.
+    pub batch: Vec<PacketId>,
+    /// Its bounds.
+    pub bounds: Bounds,
+}
+
+impl Burst {
+    /// An empty burst. Allocates all it will ever need.
+    pub fn new(bounds: Bounds, kernels: Kernels) -> Self {
+        Self {
+            arena: Arena::new(bounds.burst_packets, 2 * bounds.burst_packets),
+            pool: Pool::new(bounds.pool_bytes, kernels),
+            batch: Vec::with_capacity(bounds.batch_packets),
+            bounds,
+        }
+    }
+
+    /// Whether another packet of any size could be received.
+    #[inline]
+    pub fn has_room(&self) -> bool {
+        self.arena.free_packets() > 0
+            && self.arena.free_frags() > 0
+            && self.pool.space_len() >= PACKET_ROOM
+    }
+
+    /// Admits the packet that lies in one piece at the start of the pool's
+    /// space: `prefix` bytes of virtio header, then `len` bytes of packet.
+    #[inline]
+    pub fn admit(
+        &mut self,
+        link: Link,
+        prefix: usize,
+        len: usize,
+        vnet: Option<(&VnetHeader, Trust)>,
+        stats: &mut RxStats,
+    ) {
+        let at = self.pool.take(prefix + len) + prefix as u64;
+        let body = [Frag::new(at, len as u32)];
+        let head = self.pool.peek(at, len.min(jumbo_engine::arena::HEAD_WANTED));
+        match self.arena.admit(link, head, &body, vnet) {
+            Ok(admitted) => self.note(admitted, stats),
+            Err(fault) => stats.faults.count(fault),
+        }
+    }
+
+    #[inline]
+    fn note(&mut self, admitted: Admitted, stats: &mut RxStats) {
+        let packet = self.arena.packet(admitted.id);
+        stats.traffic.count(packet, data_len(packet));
+        if let Some(opaque) = admitted.opaque {
+            stats.opaque.count(opaque);
+        }
+        self.batch.push(admitted.id);
+    }
+
+    /// Ends the burst; all packets must have been released.
+    #[inline]
+    pub fn reset_if_empty(&mut self) {
+        if self.arena.live() == 0 {
+            self.pool.reset();
+        }
+    }
+}
+
+/// Payload behind TCP or UDP, 0 for anything else.
+#[inline]
+pub fn data_len(packet: &Packet) -> u32 {
+    match packet.layers().transport {
+        jumbo_engine::packet::Transport::None => 0,
+        _ => packet.payload_len(),
+    }
+}
+
+/// One queue of a port.
+pub trait Queue: Send + Debug {
+    /// Receives a batch.
+    fn rx(&mut self, burst: &mut Burst, stats: &mut RxStats) -> RxEnd;
+
+    /// Sends one packet: the private header of `packet` and `payload`.
+    ///
+    /// # Errors
+    /// The [`TxFault`] for which it did not leave.
+    fn tx(&mut self, packet: &Packet, payload: Pieces<'_>, pool: &Pool) -> Result<(), TxFault>;
+
+    /// What becomes readable when packets are ready; `None` if only asking tells.
+    fn fd(&self) -> Option<BorrowedFd<'_>>;
+}
+
+/// What a port is, apart from its queues.
+#[derive(Clone, Debug)]
+pub struct PortInfo {
+    /// `tap`, `mem`.
+    pub kind: &'static str,
+    /// The device, as the operator knows it.
+    pub device: String,
+    /// Pending work the port may hand us.
+    pub hands: Caps,
+    /// Pending work the port can take.
+    pub takes: Caps,
+    /// Largest network packet the port can take, bytes.
+    pub mtu: usize,
+    /// Each capability and, where it is not in use, why.
+    pub capabilities: Vec<Capability>,
+}
+
+/// One capability of a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capability {
+    /// Its name: `csum`, `tso4`, `tso6`, `tso_ecn`, `uso`, each in one direction.
+    pub name: &'static str,
+    /// The device has it.
+    pub offered: bool,
+    /// It is used.
+    pub in_use: bool,
+    /// Why not.
+    pub why: Option<String>,
+}
+
+/// A port as it is handed to the switch: a queue for each worker.
+#[derive(Debug)]
+pub struct Port {
+    /// What it is.
+    pub info: PortInfo,
+    /// One queue per worker, in their order.
+    pub queues: Vec<Box<dyn Queue>>,
+}

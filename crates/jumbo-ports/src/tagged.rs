@@ -1,0 +1,47 @@
+//! A wrapper that puts any port into a VLAN: packets received through it get a
+//! tag, packets sent through it lose theirs; one without that tag is refused.
+
+use std::os::fd::BorrowedFd;
+
+use jumbo_engine::arena::Pieces;
+use jumbo_engine::packet::{Packet, Tag};
+
+use crate::pool::Pool;
+use crate::queue::{Burst, Queue, RxEnd, RxStats, TxFault};
+
+/// The wrapped queue.
+#[derive(Debug)]
+pub struct Tagged {
+    inner: Box<dyn Queue>,
+    tag: Tag,
+}
+
+impl Tagged {
+    /// Puts `inner` into the VLAN of `tag`.
+    pub fn new(inner: Box<dyn Queue>, tag: Tag) -> Self {
+        Self { inner, tag }
+    }
+}
+
+impl Queue for Tagged {
+    fn rx(&mut self, burst: &mut Burst, stats: &mut RxStats) -> RxEnd {
+        let before = burst.batch.len();
+        let end = self.inner.rx(burst, stats);
+        for id in &burst.batch[before..] {
+            burst.arena.packet_mut(*id).tags_mut().push_outer(self.tag);
+        }
+        end
+    }
+
+    fn tx(&mut self, packet: &Packet, payload: Pieces<'_>, pool: &Pool) -> Result<(), TxFault> {
+        let mut untagged = packet.clone();
+        if untagged.tags_mut().pop_outer() != Some(self.tag) {
+            return Err(TxFault::Refused);
+        }
+        self.inner.tx(&untagged, payload, pool)
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.inner.fd()
+    }
+}

@@ -1,0 +1,457 @@
+//! TAP: the host's own network stack, or a program that owns the other end.
+//!
+//! Every packet travels with a 12-byte virtio header, so that super-packets and
+//! partial checksums pass whole. TUNSETOFFLOAD limits only what the kernel hands
+//! us; what we write may always be a super-packet, unless a kernel refuses it,
+//! which [`TxFault::GsoRefused`] reports packet by packet.
+//!
+//! A device that did not exist is made here, brought up, and vanishes with its
+//! last queue; a persistent one is attached to and left as it was. A device that
+//! is moved into another network namespace keeps working: only its file is used.
+
+mod sys;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use arrayvec::ArrayVec;
+use jumbo_engine::arena::Pieces;
+use jumbo_engine::packet::{HEADER_ROOM, Link, Packet};
+use jumbo_engine::pending::Caps;
+use jumbo_engine::vnet::{Form, HeaderFault, Trust, VnetHeader};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, IoSlice};
+
+use crate::pool::Pool;
+use crate::queue::{Burst, Capability, PACKET_ROOM, Port, PortInfo, Queue, RxEnd, RxStats, TxFault};
+
+/// The form of the virtio header on every TAP.
+const FORM: Form = Form::Modern12;
+const VNET_LEN: usize = FORM.len_bytes();
+
+/// Bits of TUNSETOFFLOAD (Linux `include/uapi/linux/if_tun.h`).
+const TUN_F_CSUM: u32 = 0x01;
+const TUN_F_TSO4: u32 = 0x02;
+const TUN_F_TSO6: u32 = 0x04;
+const TUN_F_TSO_ECN: u32 = 0x08;
+/// Accepted only both together (drivers/net/tun.c set_offload), since Linux 6.2.
+const TUN_F_USO4_USO6: u32 = 0x20 | 0x40;
+
+/// Packets that wait in the device for us: Ethernet's usual 1000 instead of
+/// TUN's 500. The kernel drops what does not fit, without telling the sender's
+/// TCP to slow down first.
+const QUEUE_LEN_PACKETS: u32 = 1000;
+
+/// Pieces handed to the kernel in one call. An aggregate of usual segments has
+/// fewer; one with more is copied together first.
+const PIECES_MAX: usize = 64;
+
+/// Super-packets of one kind refused in a row before it is no longer tried.
+/// One packet that a kernel dislikes must not cost all others their offload.
+const REFUSED_MAX: u8 = 8;
+
+/// What the operator asks of a TAP.
+#[derive(Clone, Debug)]
+pub struct TapConfig {
+    /// The device's name; made if it does not exist.
+    pub device: String,
+    /// One queue per worker.
+    pub queues: usize,
+    /// What the kernel may hand us, as far as it can.
+    pub hands: Caps,
+    /// What we may write.
+    pub takes: Caps,
+    /// Set on the device; `None` takes what the device has.
+    pub mtu: Option<usize>,
+}
+
+/// Why a TAP could not be opened. Each says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum TapError {
+    /// There is no TUN device file.
+    #[error("/dev/net/tun does not exist: load the kernel module with `modprobe tun`, or pass the device into this container")]
+    NoDeviceFile,
+    /// It may not be opened.
+    #[error("/dev/net/tun may not be opened: run as root, or give this user access to it (`chmod 0666 /dev/net/tun`)")]
+    DeviceFileRefused,
+    /// The device may not be made or attached to.
+    #[error("device `{device}` may not be used: run as root or with CAP_NET_ADMIN, or make it for this user first (`ip tuntap add {device} mode tap user $USER`)")]
+    NotPermitted {
+        /// The device.
+        device: String,
+    },
+    /// Somebody else holds it.
+    #[error("device `{device}` is in use by another program: stop that program, or use another device name")]
+    Busy {
+        /// The device.
+        device: String,
+    },
+    /// It exists and is something else.
+    #[error("device `{device}` exists and cannot be used as a TAP with {queues} queue(s): it is another kind of interface, a TUN, or was made with{} multi_queue; choose another name, or make it anew with `ip tuntap add {device} mode tap{}`", if *.queues > 1 { "out" } else { "" }, if *.queues > 1 { " multi_queue" } else { "" })]
+    OtherKind {
+        /// The device.
+        device: String,
+        /// Queues wanted.
+        queues: usize,
+    },
+    /// The name is not one for a device.
+    #[error("`{device}` is no device name: 1 to 15 characters without `/` or spaces")]
+    BadName {
+        /// The name.
+        device: String,
+    },
+    /// The MTU was refused.
+    #[error("device `{device}` refuses the MTU {mtu}: TAPs take 68 to 65521")]
+    Mtu {
+        /// The device.
+        device: String,
+        /// What was asked.
+        mtu: usize,
+    },
+    /// Anything else the kernel says.
+    #[error("device `{device}`: {operation}: {source}")]
+    Kernel {
+        /// The device.
+        device: String,
+        /// What was tried.
+        operation: &'static str,
+        /// What the kernel said.
+        source: Errno,
+    },
+}
+
+/// Opens a TAP: makes it or attaches to it, and negotiates its offloads.
+///
+/// # Errors
+/// [`TapError`]; nothing is left behind.
+pub fn open(config: &TapConfig) -> Result<Port, TapError> {
+    let device = config.device.clone();
+    let kernel = |operation| {
+        let device = device.clone();
+        move |source| TapError::Kernel {
+            device: device.clone(),
+            operation,
+            source,
+        }
+    };
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(kernel("opening a socket"))?;
+    let existed = sys::exists(socket.as_fd(), &device);
+    let files = attach_all(config)?;
+    let first = files.first().map(AsFd::as_fd);
+    let Some(first) = first else {
+        return Err(kernel("attaching")(Errno::INVAL));
+    };
+    for file in &files {
+        sys::set_vnet_header_len(file.as_fd(), VNET_LEN)
+            .map_err(kernel("setting the virtio header length"))?;
+        sys::set_vnet_little_endian(file.as_fd())
+            .map_err(kernel("setting the virtio header byte order"))?;
+    }
+    let hands = negotiate(first, config.hands).map_err(kernel("setting offloads"))?;
+    if let Some(mtu) = config.mtu {
+        sys::set_mtu(socket.as_fd(), &device, mtu).map_err(|errno| match errno {
+            Errno::INVAL => TapError::Mtu {
+                device: device.clone(),
+                mtu,
+            },
+            errno => kernel("setting the MTU")(errno),
+        })?;
+    }
+    if !existed {
+        sys::set_queue_len(socket.as_fd(), &device, QUEUE_LEN_PACKETS)
+            .map_err(kernel("setting the queue length"))?;
+        sys::set_up(socket.as_fd(), &device).map_err(kernel("bringing it up"))?;
+    }
+    let mtu = sys::mtu(socket.as_fd(), &device).map_err(kernel("reading the MTU"))?;
+    let queues = queues(files, config, kernel("duplicating a queue"))?;
+    Ok(Port {
+        info: PortInfo {
+            kind: "tap",
+            device,
+            hands,
+            takes: config.takes,
+            mtu,
+            capabilities: capabilities(config, hands),
+        },
+        queues,
+    })
+}
+
+/// One file per queue. A device made with a single queue gives one file, which
+/// all workers may write and the first one reads.
+fn attach_all(config: &TapConfig) -> Result<Vec<OwnedFd>, TapError> {
+    let base = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    if config.queues <= 1 {
+        return Ok(vec![attach(config, base)?]);
+    }
+    let multi = base | libc::IFF_MULTI_QUEUE;
+    match attach(config, multi) {
+        Ok(first) => {
+            let mut files = vec![first];
+            for _ in 1..config.queues {
+                files.push(attach(config, multi)?);
+            }
+            Ok(files)
+        }
+        Err(TapError::OtherKind { .. }) => Ok(vec![attach(config, base)?]),
+        Err(error) => Err(error),
+    }
+}
+
+fn attach(config: &TapConfig, flags: libc::c_int) -> Result<OwnedFd, TapError> {
+    let device = &config.device;
+    let file = rustix::fs::open(
+        "/dev/net/tun",
+        OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|errno| match errno {
+        Errno::NOENT | Errno::NODEV | Errno::NXIO => TapError::NoDeviceFile,
+        Errno::ACCESS | Errno::PERM => TapError::DeviceFileRefused,
+        source => TapError::Kernel {
+            device: device.clone(),
+            operation: "opening /dev/net/tun",
+            source,
+        },
+    })?;
+    let device = device.clone();
+    match sys::set_iff(file.as_fd(), &device, flags) {
+        Ok(_) => Ok(file),
+        Err(Errno::PERM | Errno::ACCESS) => Err(TapError::NotPermitted { device }),
+        Err(Errno::BUSY) => Err(TapError::Busy { device }),
+        Err(Errno::NAMETOOLONG) => Err(TapError::BadName { device }),
+        Err(Errno::INVAL) if !plausible_name(&device) => Err(TapError::BadName { device }),
+        Err(Errno::INVAL) => Err(TapError::OtherKind {
+            device,
+            queues: config.queues,
+        }),
+        Err(source) => Err(TapError::Kernel {
+            device,
+            operation: "attaching to it",
+            source,
+        }),
+    }
+}
+
+/// Linux `net/core/dev.c` `dev_valid_name`, plus `%`, which would choose a number.
+fn plausible_name(name: &str) -> bool {
+    let bad = |c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace();
+    !name.is_empty() && name != "." && name != ".." && !name.contains(bad)
+}
+
+/// Asks for as much of `wanted` as the kernel accepts; bits it does not know
+/// make it refuse the whole set.
+fn negotiate(file: BorrowedFd<'_>, wanted: Caps) -> Result<Caps, Errno> {
+    let none = (false, false);
+    let (uso, ecn) = (wanted.uso(), wanted.tso_ecn());
+    let mut refused = Errno::INVAL;
+    for (uso, ecn) in [(uso, ecn), (false, ecn), (uso, false), none] {
+        let caps = Caps::new(wanted.csum(), wanted.tso4(), wanted.tso6(), ecn, uso);
+        match sys::set_offload(file, offload_bits(caps)) {
+            Ok(()) => return Ok(caps),
+            Err(Errno::INVAL) => refused = Errno::INVAL,
+            Err(errno) => return Err(errno),
+        }
+    }
+    match sys::set_offload(file, 0) {
+        Ok(()) => Ok(Caps::NONE),
+        Err(_) => Err(refused),
+    }
+}
+
+fn offload_bits(caps: Caps) -> u32 {
+    let bit = |on, bits| if on { bits } else { 0 };
+    bit(caps.csum(), TUN_F_CSUM)
+        | bit(caps.tso4(), TUN_F_TSO4)
+        | bit(caps.tso6(), TUN_F_TSO6)
+        | bit(caps.tso_ecn(), TUN_F_TSO_ECN)
+        | bit(caps.uso(), TUN_F_USO4_USO6)
+}
+
+/// Both directions of each capability, for `jumbo status`.
+fn capabilities(config: &TapConfig, hands: Caps) -> Vec<Capability> {
+    type Get = fn(Caps) -> bool;
+    let rows: [(&str, &str, Get); 5] = [
+        ("rx_csum", "tx_csum", Caps::csum),
+        ("rx_tso4", "tx_tso4", Caps::tso4),
+        ("rx_tso6", "tx_tso6", Caps::tso6),
+        ("rx_tso_ecn", "tx_tso_ecn", Caps::tso_ecn),
+        ("rx_uso", "tx_uso", Caps::uso),
+    ];
+    let why = |wanted: bool, got: bool| match (wanted, got) {
+        (_, true) => None,
+        (false, _) => Some("switched off in the configuration".to_owned()),
+        (true, false) => Some("this kernel does not know it".to_owned()),
+    };
+    let mut list = Vec::new();
+    for (rx, tx, get) in rows {
+        let (wanted, got) = (get(config.hands), get(hands));
+        list.push(Capability {
+            name: rx,
+            offered: got || !wanted,
+            in_use: got,
+            why: why(wanted, got),
+        });
+        let takes = get(config.takes);
+        list.push(Capability {
+            name: tx,
+            offered: true,
+            in_use: takes,
+            why: why(takes, takes),
+        });
+    }
+    list
+}
+
+fn queues(
+    files: Vec<OwnedFd>,
+    config: &TapConfig,
+    failed: impl Fn(Errno) -> TapError,
+) -> Result<Vec<Box<dyn Queue>>, TapError> {
+    let mut queues: Vec<Box<dyn Queue>> = Vec::with_capacity(config.queues);
+    let missing = config.queues.saturating_sub(files.len());
+    let mut writers = Vec::with_capacity(missing);
+    for _ in 0..missing {
+        let Some(first) = files.first() else { break };
+        writers.push(rustix::io::fcntl_dupfd_cloexec(first, 0).map_err(&failed)?);
+    }
+    for file in files {
+        queues.push(Box::new(TapQueue::new(file, true)));
+    }
+    for file in writers {
+        queues.push(Box::new(TapQueue::new(file, false)));
+    }
+    Ok(queues)
+}
+
+/// One queue of a TAP.
+#[derive(Debug)]
+struct TapQueue {
+    file: OwnedFd,
+    reads: bool,
+    /// Where an aggregate of too many pieces is copied together.
+    together: Vec<u8>,
+}
+
+impl TapQueue {
+    fn new(file: OwnedFd, reads: bool) -> Self {
+        Self {
+            file,
+            reads,
+            together: Vec::with_capacity(PACKET_ROOM + HEADER_ROOM),
+        }
+    }
+
+    /// Sends a packet of many pieces as one.
+    #[cold]
+    fn write_together(
+        &mut self,
+        head: &[u8],
+        payload: Pieces<'_>,
+        pool: &Pool,
+    ) -> Result<Result<usize, Errno>, TxFault> {
+        self.together.clear();
+        self.together.extend_from_slice(head);
+        for frag in payload {
+            let bytes = pool.bytes(frag).ok_or(TxFault::PayloadMissing)?;
+            self.together.extend_from_slice(bytes);
+        }
+        Ok(rustix::io::write(&self.file, &self.together))
+    }
+}
+
+/// What an unsuccessful write means (drivers/net/tun.c tun_get_user).
+fn tx_fault(errno: Errno, gso: bool) -> TxFault {
+    match errno {
+        Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM => TxFault::QueueFull,
+        Errno::IO => TxFault::LinkDown,
+        Errno::BADFD => TxFault::Gone,
+        Errno::INVAL if gso => TxFault::GsoRefused,
+        _ => TxFault::Refused,
+    }
+}
+
+impl Queue for TapQueue {
+    #[inline]
+    fn rx(&mut self, burst: &mut Burst, stats: &mut RxStats) -> RxEnd {
+        if !self.reads {
+            return RxEnd::Drained;
+        }
+        let mut bytes = 0;
+        for _ in 0..burst.bounds.batch_packets {
+            if bytes >= burst.bounds.batch_bytes || !burst.has_room() {
+                return RxEnd::More;
+            }
+            let got = match rustix::io::read(&self.file, burst.pool.space()) {
+                Ok(got) => got,
+                Err(Errno::AGAIN) => return RxEnd::Drained,
+                Err(Errno::INTR) => continue,
+                Err(_) => return RxEnd::Gone,
+            };
+            let Some(header) = VnetHeader::decode(FORM, burst.pool.peek_space(VNET_LEN.min(got)))
+            else {
+                stats.faults.count(HeaderFault::ShortVnetHeader);
+                continue;
+            };
+            let vnet = Some((&header, Trust::Kernel));
+            burst.admit(Link::Ethernet, VNET_LEN, got - VNET_LEN, vnet, stats);
+            bytes += got;
+        }
+        RxEnd::More
+    }
+
+    #[inline]
+    fn tx(&mut self, packet: &Packet, payload: Pieces<'_>, pool: &Pool) -> Result<(), TxFault> {
+        let mut head = [0; VNET_LEN + HEADER_ROOM + 8];
+        VnetHeader::of(packet).encode(FORM, &mut head);
+        let header_len = packet.write_header(&mut head[VNET_LEN..]).unwrap_or(0);
+        let head = &head[..VNET_LEN + header_len];
+        let mut slices: ArrayVec<IoSlice<'_>, { PIECES_MAX + 1 }> = ArrayVec::new();
+        slices.push(IoSlice::new(head));
+        let mut fits = true;
+        for frag in payload {
+            let bytes = pool.bytes(frag).ok_or(TxFault::PayloadMissing)?;
+            fits = slices.try_push(IoSlice::new(bytes)).is_ok();
+            if !fits {
+                break;
+            }
+        }
+        let written = if fits {
+            rustix::io::writev(&self.file, &slices)
+        } else {
+            self.write_together(head, payload, pool)?
+        };
+        match written {
+            Ok(_) => Ok(()),
+            Err(errno) => Err(tx_fault(errno, packet.pending().gso.is_some())),
+        }
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.reads.then(|| self.file.as_fd())
+    }
+}
+
+/// Whether a super-packet kind should no longer be offered to the device.
+#[derive(Copy, Clone, Debug, Default)]
+pub struct Refusals {
+    in_a_row: u8,
+}
+
+impl Refusals {
+    /// A super-packet was refused; `true` once it is time to stop trying.
+    pub fn refused(&mut self) -> bool {
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        self.in_a_row >= REFUSED_MAX
+    }
+
+    /// A super-packet was taken.
+    pub fn taken(&mut self) {
+        self.in_a_row = 0;
+    }
+}
