@@ -190,7 +190,9 @@ impl Burst {
     ) {
         let at = self.pool.take(prefix + len) + prefix as u64;
         let body = [Frag::new(at, len as u32)];
-        let head = self.pool.peek(at, len.min(jumbo_engine::arena::HEAD_WANTED));
+        let head = self
+            .pool
+            .peek(at, len.min(jumbo_engine::arena::HEAD_WANTED));
         match self.arena.admit(link, head, &body, vnet) {
             Ok(admitted) => self.note(admitted, stats),
             Err(fault) => stats.faults.count(fault),

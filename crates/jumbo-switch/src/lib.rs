@@ -1,1 +1,20 @@
-//! Jumbo.
+//! Engine and ports made into a switch, testable without a process.
+//!
+//! * [`path`]: a packet's way, a line per stage. Start here.
+//! * [`forward`]: which port it leaves by; [`fdb`]: the table that knows.
+//! * [`topology`]: the ports as one worker sees them.
+//! * [`worker`]: wakes up, runs the path, sleeps.
+//! * [`counters`]: what happened, and the books that must balance.
+//! * [`switch`]: the workers together: start, ask, stop.
+
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod path;
+pub mod forward;
+pub mod fdb;
+pub mod topology;
+pub mod worker;
+pub mod counters;
+pub mod switch;
+mod sys;

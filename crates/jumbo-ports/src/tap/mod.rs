@@ -22,7 +22,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, IoSlice};
 
 use crate::pool::Pool;
-use crate::queue::{Burst, Capability, PACKET_ROOM, Port, PortInfo, Queue, RxEnd, RxStats, TxFault};
+use crate::queue::{
+    Burst, Capability, PACKET_ROOM, Port, PortInfo, Queue, RxEnd, RxStats, TxFault,
+};
 
 /// The form of the virtio header on every TAP.
 const FORM: Form = Form::Modern12;
@@ -68,19 +70,27 @@ pub struct TapConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
     /// There is no TUN device file.
-    #[error("/dev/net/tun does not exist: load the kernel module with `modprobe tun`, or pass the device into this container")]
+    #[error(
+        "/dev/net/tun does not exist: load the kernel module with `modprobe tun`, or pass the device into this container"
+    )]
     NoDeviceFile,
     /// It may not be opened.
-    #[error("/dev/net/tun may not be opened: run as root, or give this user access to it (`chmod 0666 /dev/net/tun`)")]
+    #[error(
+        "/dev/net/tun may not be opened: run as root, or give this user access to it (`chmod 0666 /dev/net/tun`)"
+    )]
     DeviceFileRefused,
     /// The device may not be made or attached to.
-    #[error("device `{device}` may not be used: run as root or with CAP_NET_ADMIN, or make it for this user first (`ip tuntap add {device} mode tap user $USER`)")]
+    #[error(
+        "device `{device}` may not be used: run as root or with CAP_NET_ADMIN, or make it for this user first (`ip tuntap add {device} mode tap user $USER`)"
+    )]
     NotPermitted {
         /// The device.
         device: String,
     },
     /// Somebody else holds it.
-    #[error("device `{device}` is in use by another program: stop that program, or use another device name")]
+    #[error(
+        "device `{device}` is in use by another program: stop that program, or use another device name"
+    )]
     Busy {
         /// The device.
         device: String,

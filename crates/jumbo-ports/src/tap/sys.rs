@@ -41,11 +41,7 @@ fn check(result: libc::c_int) -> Result<(), Errno> {
     Ok(())
 }
 
-fn ioctl_ifreq(
-    fd: BorrowedFd<'_>,
-    request: libc::c_ulong,
-    ifreq: &mut IfReq,
-) -> Result<(), Errno> {
+fn ioctl_ifreq(fd: BorrowedFd<'_>, request: libc::c_ulong, ifreq: &mut IfReq) -> Result<(), Errno> {
     // SAFETY: `ifreq` is 40 bytes, the size of the kernel's struct ifreq on 64-bit
     // machines, valid for reads and writes during the call; `fd` is open.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), request as _, ifreq as *mut IfReq) };
@@ -56,7 +52,8 @@ fn ioctl_int(fd: BorrowedFd<'_>, request: libc::c_ulong, value: libc::c_int) -> 
     let mut value = value;
     // SAFETY: the requests used with this function read one int from the pointer;
     // `fd` is open.
-    let result = unsafe { libc::ioctl(fd.as_raw_fd(), request as _, &mut value as *mut libc::c_int) };
+    let result =
+        unsafe { libc::ioctl(fd.as_raw_fd(), request as _, &mut value as *mut libc::c_int) };
     check(result)
 }
 
@@ -85,7 +82,11 @@ pub(super) fn set_offload(fd: BorrowedFd<'_>, bits: libc::c_uint) -> Result<(), 
 
 /// Length of the virtio header, bytes.
 pub(super) fn set_vnet_header_len(fd: BorrowedFd<'_>, len: usize) -> Result<(), Errno> {
-    ioctl_int(fd, libc::TUNSETVNETHDRSZ as libc::c_ulong, len as libc::c_int)
+    ioctl_int(
+        fd,
+        libc::TUNSETVNETHDRSZ as libc::c_ulong,
+        len as libc::c_int,
+    )
 }
 
 /// The virtio header is little-endian, whatever the machine is.

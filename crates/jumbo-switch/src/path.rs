@@ -1,0 +1,370 @@
+//! A packet's path: `rx -> parse -> forward -> coalesce -> complete -> tx`.
+//!
+//! [`Plane::batch`] is that path, a line per stage. One [`Plane`] is one
+//! worker's data plane: nothing in it is shared, locked, or allocated after the
+//! start, and time is an argument.
+
+use jumbo_engine::arena::PacketId;
+use jumbo_engine::checksum::Kernels;
+use jumbo_engine::coalesce::{Coalescer, End, GRO, Offer, Ready};
+use jumbo_engine::complete::{Plan, complete, plan};
+use jumbo_engine::packet::Packet;
+use jumbo_ports::queue::{Bounds, Burst, RxEnd, TxFault, data_len};
+
+use crate::counters::Books;
+use crate::fdb::{Fdb, Learned, Station};
+use crate::forward::{self, Destination, Stay};
+use crate::topology::{PortId, Slot, Topology};
+
+/// [`Ready::out`] of a packet that goes to every other port.
+const FLOOD: u32 = u32::MAX;
+
+/// One worker's data plane.
+#[derive(Debug)]
+pub struct Plane {
+    /// Its ports.
+    pub topology: Topology,
+    /// What it knows about stations.
+    pub fdb: Fdb,
+    burst: Burst,
+    coalescer: Coalescer,
+    books: Books,
+    /// Packets of the present burst so far.
+    taken: usize,
+    /// Stations the other workers should hear of.
+    news: Vec<(Station, PortId)>,
+    /// Scratch: the ports of a flood, and those that refused a super-packet.
+    targets: Vec<PortId>,
+    group: Vec<PortId>,
+    refused: Vec<PortId>,
+}
+
+impl Plane {
+    /// An empty plane. `seed` must be unknown to senders. Allocates all it will ever need.
+    pub fn new(bounds: Bounds, fdb_age_s: u32, seed: u64) -> Self {
+        Self {
+            topology: Topology::default(),
+            fdb: Fdb::new(fdb_age_s, seed),
+            burst: Burst::new(bounds, Kernels::detect()),
+            coalescer: Coalescer::new(&GRO, bounds.burst_packets, seed),
+            books: Books::default(),
+            taken: 0,
+            news: Vec::with_capacity(bounds.burst_packets),
+            targets: Vec::with_capacity(crate::topology::PORTS_MAX),
+            group: Vec::with_capacity(crate::topology::PORTS_MAX),
+            refused: Vec::with_capacity(crate::topology::PORTS_MAX),
+        }
+    }
+
+    /// The path: one batch of one port, from its rx ring to other ports' tx.
+    pub fn batch(&mut self, from: PortId, now_s: u32) -> RxEnd {
+        let end = self.receive(from); // rx, parse
+        for index in 0..self.burst.batch.len() {
+            let id = self.burst.batch[index];
+            self.coalesce_or_forward(id, from, now_s); // forward, coalesce
+        }
+        self.burst.batch.clear();
+        if end != RxEnd::More || self.burst_is_full() {
+            self.flush(End::BurstEnd);
+        }
+        self.deliver(); // complete, tx
+        end
+    }
+
+    /// Takes up to a batch of packets off a port, parsed.
+    fn receive(&mut self, from: PortId) -> RxEnd {
+        let Some(slot) = self.topology.get_mut(from) else {
+            return RxEnd::Gone;
+        };
+        let refused_before = slot.counters.rx.faults.total();
+        let end = slot.queue.rx(&mut self.burst, &mut slot.counters.rx);
+        let refused = slot.counters.rx.faults.total() - refused_before;
+        self.books.received += self.burst.batch.len() as u64 + refused;
+        self.books.dropped += refused;
+        self.taken += self.burst.batch.len();
+        end
+    }
+
+    fn burst_is_full(&self) -> bool {
+        self.taken >= self.burst.bounds.burst_packets || !self.burst.has_room()
+    }
+
+    /// A packet that matches a held flow joins it; only others are looked up.
+    fn coalesce_or_forward(&mut self, id: PacketId, from: PortId, now_s: u32) {
+        self.burst.arena.packet_mut(id).origin = u32::from(from.0);
+        let Burst { arena, pool, .. } = &mut self.burst;
+        let hold = match self.coalescer.offer(arena, id, pool) {
+            Offer::Merged => {
+                self.books.absorbed_by_merging += 1;
+                return;
+            }
+            Offer::Hold(place) => Some(place),
+            Offer::Alone(reason) => {
+                if let Some(slot) = self.topology.get_mut(from) {
+                    slot.counters.alone.count(reason);
+                }
+                None
+            }
+        };
+        let out = match self.forward(id, from, now_s) {
+            Destination::Stay(reason) => return self.stay(id, reason),
+            Destination::Flood => FLOOD,
+            Destination::Port(port) => {
+                let coalesces = self.topology.get(port).is_some_and(Slot::coalesces);
+                if let (Some(place), true) = (hold, coalesces) {
+                    let arena = &mut self.burst.arena;
+                    return self.coalescer.hold(arena, id, place, port.0.into());
+                }
+                port.0.into()
+            }
+        };
+        self.coalescer.ready().push(Ready::alone(id, out));
+    }
+
+    /// Learns where the packet came from and finds where it goes.
+    fn forward(&mut self, id: PacketId, from: PortId, now_s: u32) -> Destination {
+        let source = match forward::source(self.burst.arena.packet(id)) {
+            Ok(source) => source,
+            Err(reason) => return Destination::Stay(reason),
+        };
+        match self.fdb.learn(source, from, now_s) {
+            Learned::Known => {}
+            Learned::Teach => self.note_news(source, from),
+            Learned::Moved => {
+                self.note_news(source, from);
+                self.flush(End::ForwardingChanged);
+            }
+        }
+        forward::forward(self.burst.arena.packet(id), from, &self.fdb, now_s)
+    }
+
+    fn note_news(&mut self, station: Station, port: PortId) {
+        if self.news.len() < self.news.capacity() {
+            self.news.push((station, port));
+        }
+    }
+
+    /// Ends everything held. It leaves with the next [`Plane::deliver`].
+    fn flush(&mut self, reason: End) {
+        self.coalescer.flush(&mut self.burst.arena, reason);
+    }
+
+    /// Drops a packet that goes nowhere.
+    fn stay(&mut self, id: PacketId, reason: Stay) {
+        let from = PortId(self.burst.arena.packet(id).origin as u16);
+        if let Some(slot) = self.topology.get_mut(from) {
+            slot.counters.forward.count(reason);
+        }
+        self.books.dropped += 1;
+        self.burst.arena.release(id);
+    }
+
+    /// Sends what is ready, in order, and ends the burst if nothing is left.
+    fn deliver(&mut self) {
+        let mut ready = std::mem::take(self.coalescer.ready());
+        for Ready { id, out, ended } in ready.drain(..) {
+            let from = PortId(self.burst.arena.packet(id).origin as u16);
+            if out == FLOOD {
+                self.flood(id, from);
+                continue;
+            }
+            let to = PortId(out as u16);
+            let Some(slot) = self.topology.get_mut(to) else {
+                self.stay(id, Stay::PortGone);
+                continue;
+            };
+            let merged = self.burst.arena.packet(id).pending().gso.is_some();
+            if let (Some(end), true) = (ended, merged) {
+                slot.counters.ends.count(end);
+            }
+            self.send(id, to);
+            self.burst.arena.release(id);
+        }
+        *self.coalescer.ready() = ready;
+        if self.burst.arena.live() == 0 {
+            self.burst.pool.reset();
+            self.taken = 0;
+        }
+    }
+
+    /// Sends one packet to every port but its own, completing it once for all
+    /// ports that take the same.
+    fn flood(&mut self, id: PacketId, from: PortId) {
+        let mut targets = std::mem::take(&mut self.targets);
+        targets.clear();
+        targets.extend(
+            self.topology
+                .iter()
+                .map(|slot| slot.id)
+                .filter(|port| *port != from),
+        );
+        if targets.is_empty() {
+            self.targets = targets;
+            return self.stay(id, Stay::NoOtherPort);
+        }
+        if let Some(slot) = self.topology.get_mut(from) {
+            slot.counters.flooded += 1;
+        }
+        self.books.flood_copies += targets.len() as u64 - 1;
+        let mut group = std::mem::take(&mut self.group);
+        while let Some(first) = targets.pop() {
+            group.clear();
+            group.push(first);
+            let same = |topology: &Topology, port: PortId| {
+                let policy = |port| {
+                    topology
+                        .get(port)
+                        .map(|s: &Slot| (s.policy.takes, s.policy.mtu))
+                };
+                policy(port) == policy(first)
+            };
+            let topology = &self.topology;
+            targets.retain(|port| {
+                let joins = same(topology, *port);
+                if joins {
+                    group.push(*port);
+                }
+                !joins
+            });
+            self.send_group(id, &group);
+        }
+        self.group = group;
+        self.targets = targets;
+        self.burst.arena.release(id);
+    }
+
+    fn send(&mut self, id: PacketId, to: PortId) {
+        self.send_group(id, &[to]);
+    }
+
+    /// Completes a packet for ports of equal capabilities and hands it to each.
+    fn send_group(&mut self, id: PacketId, group: &[PortId]) {
+        let Some(policy) = group
+            .first()
+            .and_then(|first| Some(self.topology.get(*first)?.policy))
+        else {
+            return;
+        };
+        let Burst { arena, pool, .. } = &self.burst;
+        let packet = arena.packet(id);
+        let plan = plan(packet, policy.takes, policy.mtu);
+        let (topology, books, refused) = (&mut self.topology, &mut self.books, &mut self.refused);
+        let mut made = 0;
+        let result = complete(packet, arena.payload(id), plan, pool, |packet, payload| {
+            made += 1;
+            for port in group {
+                let Some(slot) = topology.get_mut(*port) else {
+                    continue;
+                };
+                let answer = slot.queue.tx(packet, payload, pool);
+                note_answer(slot, packet, answer, books, refused);
+            }
+        });
+        for port in group {
+            let Some(slot) = topology.get_mut(*port) else {
+                continue;
+            };
+            match (result, plan) {
+                (Err(fault), _) => {
+                    slot.counters.complete.count(fault);
+                    books.dropped += 1;
+                    books.made_by_segmentation += made;
+                }
+                (Ok(_), Plan::Segment(..)) => {
+                    slot.counters.software_segmented += 1;
+                    books.made_by_segmentation += made - 1;
+                }
+                (Ok(_), Plan::Checksum) => slot.counters.software_checksums += 1,
+                (Ok(_), Plan::AsIs | Plan::Drop(_)) => {}
+            }
+        }
+        self.send_again(id);
+    }
+
+    /// Segments here what a device would not take whole. A port that refused is
+    /// asked once more at most: the second time it gets no super-packet.
+    fn send_again(&mut self, id: PacketId) {
+        while let Some(port) = self.refused.pop() {
+            let Burst { arena, pool, .. } = &self.burst;
+            let packet = arena.packet(id);
+            let Some(slot) = self.topology.get_mut(port) else {
+                continue;
+            };
+            let takes = match packet.pending().gso {
+                Some(gso) => crate::topology::without(slot.policy.takes, gso.kind),
+                None => slot.policy.takes,
+            };
+            let plan = plan(packet, takes, slot.policy.mtu);
+            let books = &mut self.books;
+            let mut nobody = Vec::new();
+            let mut made = 0;
+            let result = complete(packet, arena.payload(id), plan, pool, |packet, payload| {
+                made += 1;
+                let answer = slot.queue.tx(packet, payload, pool);
+                note_answer(slot, packet, answer, books, &mut nobody);
+            });
+            match result {
+                Ok(_) => books.made_by_segmentation += made - 1,
+                Err(fault) => {
+                    slot.counters.complete.count(fault);
+                    books.dropped += 1;
+                    books.made_by_segmentation += made;
+                }
+            }
+            slot.counters.software_segmented += 1;
+        }
+    }
+
+    /// What happened so far. At a quiet point the books balance.
+    pub fn books(&self) -> Books {
+        Books {
+            resting: self.burst.arena.live() as u64,
+            ..self.books
+        }
+    }
+
+    /// Stations learned since the last call, for the other workers.
+    pub fn news(&mut self) -> std::vec::Drain<'_, (Station, PortId)> {
+        self.news.drain(..)
+    }
+
+    /// Takes in what another worker learned.
+    pub fn hear(&mut self, station: Station, port: PortId, now_s: u32) {
+        // Between bursts nothing is held, so a move needs no flush.
+        debug_assert_eq!(self.coalescer.held(), 0, "news in the middle of a burst");
+        self.fdb.learn(station, port, now_s);
+    }
+
+    /// Takes a port out; what it had counted is kept.
+    pub fn remove(&mut self, port: PortId) {
+        self.fdb.forget(port);
+        self.topology.remove(port);
+    }
+}
+
+/// Writes down what a device said to one packet.
+fn note_answer(
+    slot: &mut Slot,
+    packet: &Packet,
+    answer: Result<(), TxFault>,
+    books: &mut Books,
+    refused: &mut Vec<PortId>,
+) {
+    if let Some(gso) = packet.pending().gso {
+        slot.gso_answer(gso.kind, answer);
+    }
+    match answer {
+        Ok(()) => {
+            slot.counters.tx.count(packet, data_len(packet));
+            books.sent += 1;
+        }
+        Err(fault) => {
+            slot.counters.tx_faults.count(fault);
+            if fault == TxFault::GsoRefused && packet.pending().gso.is_some() {
+                refused.push(slot.id);
+            } else {
+                books.dropped += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The workers together: start them, hand them ports, ask, stop.
+
+use std::sync::mpsc::channel;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use jumbo_engine::pending::Caps;
+use jumbo_ports::queue::{Bounds, Port, PortInfo};
+use rustix::io::Errno;
+
+use crate::counters::{Books, PortCounters};
+use crate::path::Plane;
+use crate::sys::CpuTime;
+use crate::topology::{Coalesce, PORTS_MAX, Policy, PortId, Slot};
+use crate::worker::{Mailbox, Message, Report, Worker};
+
+/// How long a worker may take to answer: it does so between two bursts.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the switch as a whole is told.
+#[derive(Clone, Debug)]
+pub struct SwitchConfig {
+    /// Threads; each owns one queue of every port.
+    pub workers: usize,
+    /// Seconds after which a station that was not seen is forgotten (IEEE 802.1Q default 300).
+    pub fdb_age_s: u32,
+    /// Bounds of a burst.
+    pub bounds: Bounds,
+}
+
+impl Default for SwitchConfig {
+    fn default() -> Self {
+        Self {
+            workers: 1,
+            fdb_age_s: 300,
+            bounds: Bounds::default(),
+        }
+    }
+}
+
+/// Why the switch, or a port, could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SwitchError {
+    /// The kernel refuses what a worker needs.
+    #[error("{operation}: {source}")]
+    Kernel {
+        /// What was tried.
+        operation: &'static str,
+        /// What the kernel said.
+        source: Errno,
+    },
+    /// No thread could be started.
+    #[error("starting a worker thread: {0}")]
+    Thread(std::io::Error),
+    /// No random seed.
+    #[error("reading random bytes: {0}")]
+    Random(String),
+    /// Too many ports.
+    #[error("a switch has at most {PORTS_MAX} ports")]
+    TooManyPorts,
+    /// A worker has ended, which it never should.
+    #[error("a worker has ended")]
+    WorkerGone,
+}
+
+/// A running switch. Dropping it stops it.
+#[derive(Debug)]
+pub struct Switch {
+    workers: Vec<(Mailbox, Option<JoinHandle<Result<(), Errno>>>)>,
+    ports: Vec<(PortId, PortInfo, Coalesce)>,
+    next: u16,
+}
+
+/// A port and what all workers have counted on it.
+#[derive(Clone, Debug)]
+pub struct PortState {
+    /// The port.
+    pub id: PortId,
+    /// What it is.
+    pub info: PortInfo,
+    /// What is done to packets that leave by it.
+    pub coalesce: Coalesce,
+    /// Whether all workers' queues of it still work.
+    pub up: bool,
+    /// What all workers still offer it, after what its kernel refused.
+    pub takes: Caps,
+    /// The sum over all workers.
+    pub counters: PortCounters,
+}
+
+/// The whole switch at one moment.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// Every port that ever was.
+    pub ports: Vec<PortState>,
+    /// The sum of the workers' books, each of which balances.
+    pub books: Books,
+    /// Stations known to the worker that knows most.
+    pub fdb_entries: usize,
+    /// News between workers that was lost to a full mailbox.
+    pub news_lost: u64,
+    /// CPU time of all workers.
+    pub cpu: CpuTime,
+    /// Workers.
+    pub workers: usize,
+}
+
+impl Switch {
+    /// Starts the workers, without ports.
+    ///
+    /// # Errors
+    /// What the machine refuses; nothing is left running.
+    pub fn start(config: &SwitchConfig) -> Result<Self, SwitchError> {
+        let kernel = |operation| move |source| SwitchError::Kernel { operation, source };
+        let mut ends = Vec::new();
+        for _ in 0..config.workers.max(1) {
+            ends.push(Mailbox::new().map_err(kernel("making a mailbox"))?);
+        }
+        let mailboxes: Vec<Mailbox> = ends.iter().map(|(mailbox, _)| mailbox.clone()).collect();
+        let mut switch = Self {
+            workers: Vec::new(),
+            ports: Vec::new(),
+            next: 0,
+        };
+        for (index, (mailbox, receiver)) in ends.into_iter().enumerate() {
+            let seed = getrandom::u64().map_err(|e| SwitchError::Random(e.to_string()))?;
+            let plane = Plane::new(config.bounds, config.fdb_age_s, seed);
+            let mut others = mailboxes.clone();
+            others.remove(index);
+            let worker = Worker::new(plane, &mailbox, receiver, others)
+                .map_err(kernel("making an epoll set"))?;
+            let thread = std::thread::Builder::new()
+                .name(format!("jumbo-w{index}"))
+                .spawn(move || worker.run())
+                .map_err(SwitchError::Thread)?;
+            switch.workers.push((mailbox, Some(thread)));
+        }
+        Ok(switch)
+    }
+
+    /// How many queues a port must have.
+    pub fn queues(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Hands a port to the workers.
+    ///
+    /// # Errors
+    /// Too many ports, or a worker that is gone.
+    pub fn add(&mut self, port: Port, coalesce: Coalesce) -> Result<PortId, SwitchError> {
+        if usize::from(self.next) >= PORTS_MAX {
+            return Err(SwitchError::TooManyPorts);
+        }
+        let id = PortId(self.next);
+        self.next += 1;
+        let policy = Policy {
+            coalesce,
+            takes: port.info.takes,
+            mtu: port.info.mtu,
+        };
+        for ((mailbox, _), queue) in self.workers.iter().zip(port.queues) {
+            let slot = Box::new(Slot::new(id, queue, policy));
+            if !mailbox.send(Message::Add(slot)) {
+                return Err(SwitchError::WorkerGone);
+            }
+        }
+        self.ports.push((id, port.info, coalesce));
+        Ok(id)
+    }
+
+    /// Takes a port away from the workers.
+    pub fn remove(&mut self, port: PortId) {
+        for (mailbox, _) in &self.workers {
+            mailbox.send(Message::Remove(port));
+        }
+    }
+
+    /// What is true now; every worker answers between two bursts.
+    ///
+    /// # Errors
+    /// [`SwitchError::WorkerGone`] if one does not answer.
+    pub fn state(&self) -> Result<State, SwitchError> {
+        let reports = self.reports()?;
+        let mut state = State {
+            ports: Vec::new(),
+            books: Books::default(),
+            fdb_entries: reports.iter().map(|r| r.fdb_entries).max().unwrap_or(0),
+            news_lost: reports.iter().map(|r| r.news_lost).sum(),
+            cpu: CpuTime::default(),
+            workers: self.workers.len(),
+        };
+        for report in &reports {
+            state.books.add(&report.books);
+            state.cpu.user += report.cpu.user;
+            state.cpu.system += report.cpu.system;
+        }
+        for (id, info, coalesce) in &self.ports {
+            let mut port = PortState {
+                id: *id,
+                info: info.clone(),
+                coalesce: *coalesce,
+                up: true,
+                takes: info.takes,
+                counters: PortCounters::default(),
+            };
+            for report in reports.iter().flat_map(|report| &report.ports) {
+                if report.id == *id {
+                    port.counters.add(&report.counters);
+                    port.up &= report.up;
+                    port.takes = report
+                        .takes
+                        .map_or(port.takes, |takes| port.takes.and(takes));
+                }
+            }
+            state.ports.push(port);
+        }
+        Ok(state)
+    }
+
+    fn reports(&self) -> Result<Vec<Report>, SwitchError> {
+        let (reply, answers) = channel();
+        for (mailbox, _) in &self.workers {
+            if !mailbox.send(Message::Report(reply.clone())) {
+                return Err(SwitchError::WorkerGone);
+            }
+        }
+        drop(reply);
+        let mut reports = Vec::new();
+        for _ in &self.workers {
+            let report = answers.recv_timeout(ANSWER_TIMEOUT);
+            reports.push(report.map_err(|_| SwitchError::WorkerGone)?);
+        }
+        Ok(reports)
+    }
+
+    /// Whether every worker still runs.
+    pub fn is_running(&self) -> bool {
+        let runs =
+            |thread: &Option<JoinHandle<_>>| thread.as_ref().is_some_and(|t| !t.is_finished());
+        self.workers.iter().all(|(_, thread)| runs(thread))
+    }
+
+    /// Stops the workers and tells how it ended.
+    ///
+    /// # Errors
+    /// [`SwitchError::WorkerGone`] if one had ended before.
+    pub fn stop(mut self) -> Result<State, SwitchError> {
+        let state = self.state();
+        self.halt();
+        state
+    }
+
+    fn halt(&mut self) {
+        for (mailbox, thread) in &mut self.workers {
+            mailbox.send(Message::Stop);
+            if let Some(thread) = thread.take() {
+                // A worker that panicked has said so on stderr.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        self.halt();
+    }
+}

@@ -1,0 +1,148 @@
+//! The ports as one worker sees them: its own queue of each, and how it is to be treated.
+
+use jumbo_engine::pending::{Caps, GsoKind};
+use jumbo_ports::queue::{Queue, TxFault};
+use jumbo_ports::tap::Refusals;
+
+use crate::counters::PortCounters;
+
+/// Most ports of a switch: a bound on flooding and on the control plane.
+pub const PORTS_MAX: usize = 1024;
+
+/// Names a port; stays the same for the life of the switch.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
+pub struct PortId(pub u16);
+
+/// What is done to packets that leave by a port.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
+pub enum Coalesce {
+    /// Nothing.
+    Off,
+    /// Lossless coalescing.
+    #[default]
+    Gro,
+}
+
+/// A port's treatment, the same for all workers.
+#[derive(Copy, Clone, Debug)]
+pub struct Policy {
+    /// Of packets leaving by it.
+    pub coalesce: Coalesce,
+    /// Pending work it can take.
+    pub takes: Caps,
+    /// Largest network packet it can take, bytes.
+    pub mtu: usize,
+}
+
+/// One worker's part of a port.
+#[derive(Debug)]
+pub struct Slot {
+    /// The port.
+    pub id: PortId,
+    /// This worker's queue.
+    pub queue: Box<dyn Queue>,
+    /// How it is treated; `takes` shrinks when a kernel keeps refusing.
+    pub policy: Policy,
+    /// What happened to it here.
+    pub counters: PortCounters,
+    refusals: [Refusals; 3],
+}
+
+impl Slot {
+    /// A fresh one.
+    pub fn new(id: PortId, queue: Box<dyn Queue>, policy: Policy) -> Self {
+        Self {
+            id,
+            queue,
+            policy,
+            counters: PortCounters::default(),
+            refusals: Default::default(),
+        }
+    }
+
+    /// Whether aggregates are made for it: it must be able to take them.
+    #[inline]
+    pub fn coalesces(&self) -> bool {
+        self.policy.coalesce == Coalesce::Gro
+    }
+
+    /// Notes that the device took a super-packet, or refused it. After enough
+    /// refusals in a row the kind is no longer offered to it.
+    pub fn gso_answer(&mut self, kind: GsoKind, answer: Result<(), TxFault>) {
+        let refusals = &mut self.refusals[kind as usize];
+        match answer {
+            Ok(()) => refusals.taken(),
+            Err(TxFault::GsoRefused) => {
+                if refusals.refused() {
+                    self.policy.takes = without(self.policy.takes, kind);
+                }
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// The set less one kind of super-packet.
+pub fn without(caps: Caps, kind: GsoKind) -> Caps {
+    Caps::new(
+        caps.csum(),
+        caps.tso4() && kind != GsoKind::Tcp4,
+        caps.tso6() && kind != GsoKind::Tcp6,
+        caps.tso_ecn(),
+        caps.uso() && kind != GsoKind::Udp,
+    )
+}
+
+/// The ports of one worker, found by their id.
+#[derive(Debug, Default)]
+pub struct Topology {
+    slots: Vec<Option<Slot>>,
+    /// What ports that went away have counted.
+    gone: Vec<(PortId, PortCounters)>,
+}
+
+impl Topology {
+    /// Adds a port; replaces one of the same id.
+    pub fn insert(&mut self, slot: Slot) {
+        let index = usize::from(slot.id.0);
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, || None);
+        }
+        self.slots[index] = Some(slot);
+    }
+
+    /// Removes a port and keeps its counters.
+    pub fn remove(&mut self, id: PortId) -> Option<Box<dyn Queue>> {
+        let slot = self.slots.get_mut(usize::from(id.0))?.take()?;
+        self.gone.push((id, slot.counters));
+        Some(slot.queue)
+    }
+
+    /// The port, while it is there.
+    #[inline]
+    pub fn get_mut(&mut self, id: PortId) -> Option<&mut Slot> {
+        self.slots.get_mut(usize::from(id.0))?.as_mut()
+    }
+
+    /// The port, while it is there.
+    #[inline]
+    pub fn get(&self, id: PortId) -> Option<&Slot> {
+        self.slots.get(usize::from(id.0))?.as_ref()
+    }
+
+    /// Ids below this are in use, or were.
+    #[inline]
+    pub fn end(&self) -> u16 {
+        self.slots.len() as u16
+    }
+
+    /// All ports that are there.
+    pub fn iter(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().flatten()
+    }
+
+    /// What ports that went away have counted.
+    pub fn gone(&self) -> &[(PortId, PortCounters)] {
+        &self.gone
+    }
+}

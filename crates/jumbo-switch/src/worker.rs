@@ -1,0 +1,285 @@
+//! A worker: wakes up, runs the path until its queues are empty, sleeps.
+//!
+//! Each worker has a thread, an epoll set of its queues' files, and a mailbox
+//! with an eventfd. Queues that became ready are served in turn, a batch each,
+//! so that no port starves another. An idle worker is not woken by anything.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError};
+
+use jumbo_ports::queue::RxEnd;
+use rustix::event::epoll::{self, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::counters::{Books, PortCounters};
+use crate::fdb::Station;
+use crate::path::Plane;
+use crate::sys::CpuTime;
+use crate::topology::{PortId, Slot};
+
+/// Messages that may wait in a mailbox. News that finds it full is lost, and
+/// the station flooded to until it is heard of again.
+pub(crate) const MAILBOX: usize = 4096;
+
+/// Batches one queue is served before the mailbox is looked at again.
+const ROUNDS_MAX: usize = 64;
+
+/// The epoll name of the mailbox; ports use their id.
+const MAILBOX_EVENT: u64 = u64::MAX;
+
+/// What a worker may be told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Another worker saw a station.
+    Learn(Station, PortId),
+    /// Here is your queue of a new port.
+    Add(Box<Slot>),
+    /// A port goes.
+    Remove(PortId),
+    /// Tell what you have counted.
+    Report(Sender<Report>),
+    /// Finish.
+    Stop,
+}
+
+/// What one worker has counted, at a quiet point.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Every port, those that went away included.
+    pub ports: Vec<PortReport>,
+    /// The worker's books; balanced.
+    pub books: Books,
+    /// Stations it knows.
+    pub fdb_entries: usize,
+    /// News for other workers that found their mailbox full.
+    pub news_lost: u64,
+    /// CPU time its thread has used.
+    pub cpu: CpuTime,
+}
+
+/// One port in a worker's report.
+#[derive(Clone, Debug)]
+pub struct PortReport {
+    /// The port.
+    pub id: PortId,
+    /// Whether this worker's queue of it still works.
+    pub up: bool,
+    /// Its counters.
+    pub counters: PortCounters,
+    /// What it still takes, after what its kernel refused.
+    pub takes: Option<jumbo_engine::pending::Caps>,
+}
+
+/// A way to tell a worker something.
+#[derive(Clone, Debug)]
+pub(crate) struct Mailbox {
+    sender: SyncSender<Message>,
+    wake: Arc<OwnedFd>,
+}
+
+impl Mailbox {
+    /// A mailbox and the end that reads it.
+    pub(crate) fn new() -> Result<(Self, Receiver<Message>), Errno> {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(MAILBOX);
+        let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        let mailbox = Self {
+            sender,
+            wake: Arc::new(wake),
+        };
+        Ok((mailbox, receiver))
+    }
+
+    /// Leaves a message without waking; `false` if the mailbox is full.
+    fn leave(&self, message: Message) -> bool {
+        !matches!(self.sender.try_send(message), Err(TrySendError::Full(_)))
+    }
+
+    /// Sends a message and wakes the worker; `false` if it is gone. Waits while
+    /// the mailbox is full: for the control side, never for a worker.
+    pub(crate) fn send(&self, message: Message) -> bool {
+        let sent = self.sender.send(message).is_ok();
+        // A full eventfd wakes just as well.
+        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+        sent
+    }
+}
+
+/// One worker.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    plane: Plane,
+    mailbox: Receiver<Message>,
+    wake: Arc<OwnedFd>,
+    others: Vec<Mailbox>,
+    epoll: OwnedFd,
+    ready: Vec<PortId>,
+    news_lost: u64,
+}
+
+impl Worker {
+    /// A worker that reads `mailbox` and teaches `others`.
+    pub(crate) fn new(
+        plane: Plane,
+        own: &Mailbox,
+        mailbox: Receiver<Message>,
+        others: Vec<Mailbox>,
+    ) -> Result<Self, Errno> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let data = EventData::new_u64(MAILBOX_EVENT);
+        epoll::add(&epoll, own.wake.as_fd(), data, EventFlags::IN)?;
+        Ok(Self {
+            plane,
+            mailbox,
+            wake: own.wake.clone(),
+            others,
+            epoll,
+            ready: Vec::with_capacity(crate::topology::PORTS_MAX),
+            news_lost: 0,
+        })
+    }
+
+    /// Runs until told to stop.
+    ///
+    /// # Errors
+    /// What epoll says, which it should never.
+    pub(crate) fn run(mut self) -> Result<(), Errno> {
+        let mut events = Vec::with_capacity(64);
+        loop {
+            events.clear();
+            let spare = rustix::buffer::spare_capacity(&mut events);
+            match epoll::wait(&self.epoll, spare, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+            if !self.note(&events) {
+                return Ok(());
+            }
+            self.serve();
+        }
+    }
+
+    /// Sorts out what woke us; `false` to stop.
+    fn note(&mut self, events: &[Event]) -> bool {
+        for event in events {
+            match event.data.u64() {
+                MAILBOX_EVENT => {
+                    let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
+                }
+                port => self.ready.push(PortId(port as u16)),
+            }
+        }
+        self.read_mail()
+    }
+
+    /// Serves the queues that are ready, a batch in turn, until each is empty.
+    fn serve(&mut self) {
+        let now_s = now_s();
+        for _ in 0..ROUNDS_MAX {
+            let mut index = 0;
+            while let Some(&port) = self.ready.get(index) {
+                match self.plane.batch(port, now_s) {
+                    RxEnd::More => index += 1,
+                    RxEnd::Drained => {
+                        self.ready.swap_remove(index);
+                    }
+                    RxEnd::Gone => {
+                        self.ready.swap_remove(index);
+                        self.remove(port);
+                    }
+                }
+            }
+            if self.ready.is_empty() {
+                break;
+            }
+        }
+        // What is still ready wakes us again at once: epoll is level-triggered.
+        self.ready.clear();
+        self.teach();
+    }
+
+    fn teach(&mut self) {
+        for (station, port) in self.plane.news() {
+            for other in &self.others {
+                let message = Message::Learn(station, port);
+                self.news_lost += u64::from(!other.leave(message));
+            }
+        }
+    }
+
+    /// Reads the mailbox; `false` to stop.
+    fn read_mail(&mut self) -> bool {
+        let now_s = now_s();
+        while let Ok(message) = self.mailbox.try_recv() {
+            match message {
+                Message::Learn(station, port) => self.plane.hear(station, port, now_s),
+                Message::Add(slot) => self.add(*slot),
+                Message::Remove(port) => self.remove(port),
+                Message::Report(reply) => {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(self.report());
+                }
+                Message::Stop => return false,
+            }
+        }
+        true
+    }
+
+    fn add(&mut self, slot: Slot) {
+        if let Some(fd) = slot.queue.fd() {
+            let data = EventData::new_u64(slot.id.0.into());
+            // A file that cannot be waited for is as good as gone.
+            if epoll::add(&self.epoll, fd, data, EventFlags::IN).is_err() {
+                return;
+            }
+        }
+        self.plane.topology.insert(slot);
+    }
+
+    fn remove(&mut self, port: PortId) {
+        if let Some(fd) = self
+            .plane
+            .topology
+            .get(port)
+            .and_then(|slot| slot.queue.fd())
+        {
+            let _ = epoll::delete(&self.epoll, fd);
+        }
+        self.ready.retain(|ready| *ready != port);
+        self.plane.remove(port);
+    }
+
+    fn report(&self) -> Report {
+        let here = self.plane.topology.iter().map(|slot| PortReport {
+            id: slot.id,
+            up: true,
+            counters: slot.counters.clone(),
+            takes: Some(slot.policy.takes),
+        });
+        let gone = self
+            .plane
+            .topology
+            .gone()
+            .iter()
+            .map(|(id, counters)| PortReport {
+                id: *id,
+                up: false,
+                counters: counters.clone(),
+                takes: None,
+            });
+        Report {
+            ports: here.chain(gone).collect(),
+            books: self.plane.books(),
+            fdb_entries: self.plane.fdb.len(),
+            news_lost: self.news_lost,
+            cpu: CpuTime::of_this_thread(),
+        }
+    }
+}
+
+/// Seconds since boot, coarse: only ageing asks.
+fn now_s() -> u32 {
+    clock_gettime(ClockId::MonotonicCoarse).tv_sec as u32
+}
