@@ -49,6 +49,29 @@ fn assert_all_agree(bytes: &[u8]) {
         );
     }
     assert_eq!(Sum::ZERO.add_bytes(bytes).fold(), expected);
+    assert_raw_agrees(bytes);
+}
+
+/// The same for the raw kernels.
+#[allow(unsafe_code, reason = "the kernels for guest memory take pointers")]
+fn assert_raw_agrees(bytes: &[u8]) {
+    let expected = textbook::fold(bytes);
+    for kernels in kernels() {
+        let told = (kernels.name(), bytes.len());
+        // SAFETY: a slice is readable for its length.
+        let sum = unsafe { kernels.raw_sum()(bytes.as_ptr(), bytes.len()) };
+        assert_eq!(sum.fold(), expected, "raw sum: {told:?}");
+
+        let mut dst = vec![0x5A; bytes.len() + 64];
+        // SAFETY: `dst` is longer than the slice and not part of it.
+        let copy = unsafe { kernels.raw_copy_sum()(dst.as_mut_ptr(), bytes.as_ptr(), bytes.len()) };
+        assert_eq!(copy.fold(), expected, "raw copy_sum: {told:?}");
+        assert_eq!(&dst[..bytes.len()], bytes, "raw copy: {told:?}");
+        assert!(
+            dst[bytes.len()..].iter().all(|b| *b == 0x5A),
+            "stored behind: {told:?}"
+        );
+    }
 }
 
 /// The machine that runs the tests should not silently test the portable code alone.

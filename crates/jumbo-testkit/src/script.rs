@@ -189,7 +189,6 @@ impl TcpStream {
     }
 
     /// The super-packet that these packets are the segments of, if the timestamps do not step.
-    #[must_use]
     pub fn super_packet(&self) -> PacketBuilder {
         self.packet(0)
             .flags(self.first_flags | self.all_flags | self.last_flags)
@@ -288,7 +287,6 @@ impl UdpStream {
     }
 
     /// The super-packet that these packets are the segments of.
-    #[must_use]
     pub fn super_packet(&self) -> PacketBuilder {
         let len = self.sizes.iter().sum();
         self.base

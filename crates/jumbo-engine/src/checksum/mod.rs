@@ -33,6 +33,7 @@
 //! ICMP and the IPv4 header have nothing of the kind.
 
 mod portable;
+mod simd;
 #[doc(hidden)]
 pub mod textbook;
 #[cfg(target_arch = "x86_64")]
@@ -165,6 +166,23 @@ pub fn pseudo_v6(src: [u8; 16], dst: [u8; 16], next: u8, l4_len: u32) -> Sum {
         .add_u32(l4_len)
 }
 
+/// Sums `len` bytes at `src`, for memory that no slice may cover because others write to it: a
+/// guest's, a ring's.
+///
+/// # Safety
+///
+/// `src` is readable for `len` bytes; no alignment is asked for. Each byte is read once. If it
+/// changes meanwhile, the sum is of some value it had.
+pub type RawSum = unsafe fn(src: *const u8, len: usize) -> Sum;
+
+/// Copies `len` bytes from `src` to `dst` and returns their sum; see [`RawSum`].
+///
+/// # Safety
+///
+/// `src` is readable and `dst` writable for `len` bytes, and they do not overlap; no alignment is
+/// asked for.
+pub type RawCopySum = unsafe fn(dst: *mut u8, src: *const u8, len: usize) -> Sum;
+
 /// The functions that sum payload, chosen once for the processor at hand.
 ///
 /// Every set computes the same thing. A value is small and `Copy`; make one with
@@ -174,6 +192,8 @@ pub struct Kernels {
     name: &'static str,
     sum: fn(&[u8]) -> Sum,
     copy_sum: fn(&mut [u8], &[u8]) -> Sum,
+    raw_sum: RawSum,
+    raw_copy_sum: RawCopySum,
 }
 
 impl Kernels {
@@ -184,6 +204,8 @@ impl Kernels {
             name: "portable",
             sum: portable::sum,
             copy_sum: portable::copy_sum,
+            raw_sum: simd::raw_sum_portable,
+            raw_copy_sum: simd::raw_copy_sum_portable,
         }
     }
 
@@ -213,7 +235,7 @@ impl Kernels {
             .unwrap_or(Self::portable())
     }
 
-    /// `portable`, `avx2`, `avx512` or `avx512vnni`: what to show an operator.
+    /// `portable`, `avx2` or `avx512`: what to show an operator.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         self.name
@@ -233,5 +255,21 @@ impl Kernels {
     #[inline]
     pub fn copy_sum(&self, dst: &mut [u8], src: &[u8]) -> Sum {
         (self.copy_sum)(dst, src)
+    }
+
+    /// [`sum`](Self::sum) for memory that no slice may cover. The processor's side of the contract
+    /// is kept: this set was made for it.
+    #[inline]
+    #[must_use]
+    pub const fn raw_sum(&self) -> RawSum {
+        self.raw_sum
+    }
+
+    /// [`copy_sum`](Self::copy_sum) for memory that no slice may cover; see
+    /// [`raw_sum`](Self::raw_sum).
+    #[inline]
+    #[must_use]
+    pub const fn raw_copy_sum(&self) -> RawCopySum {
+        self.raw_copy_sum
     }
 }
