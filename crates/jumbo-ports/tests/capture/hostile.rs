@@ -135,6 +135,21 @@ fn block_lengths_that_lie() {
 }
 
 #[test]
+fn a_block_length_that_is_no_multiple_of_four() {
+    // Consistent in itself: only the alignment is wrong.
+    let le = Order::Little;
+    let block = [
+        le.words(&[0x0bad, 13]),
+        vec![7],
+        le.words(&[13]),
+        vec![0; 64],
+    ]
+    .concat();
+    let error = refused(block);
+    assert!(error.to_string().contains("not a multiple of 4"), "{error}");
+}
+
+#[test]
 fn absurd_lengths_are_refused_before_they_are_allocated() {
     let le = Order::Little;
     let block = [
