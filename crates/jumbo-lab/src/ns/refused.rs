@@ -31,7 +31,7 @@ pub enum Refused {
     AppArmor,
     /// Something else refuses: a seccomp filter, a container without rights.
     #[error(
-        "{what} is not permitted, most likely by a container's seccomp filter or missing capabilities (run outside the container, or start it with --privileged, or with --cap-add SYS_ADMIN --cap-add NET_ADMIN --security-opt seccomp=unconfined)"
+        "{what} is not permitted, most likely by a container's seccomp filter or a chroot (run outside of it, or start the container with --privileged or with --cap-add SYS_ADMIN --cap-add NET_ADMIN --security-opt seccomp=unconfined)"
     )]
     Container {
         /// What was not permitted.
@@ -56,15 +56,13 @@ pub enum Refused {
     },
     /// The TUN device node does not open for this user.
     #[error(
-        "{path} does not open for this user: its mode is {mode:04o}, its owner uid {uid} (run as root, or: sudo chmod 0666 {path}; in a container add --device {path})"
+        "{path} does not open for this user: its mode is {mode:04o} (run as root, or: sudo chmod 0666 {path}; in a container add --device {path})"
     )]
     TunForbidden {
         /// The node.
         path: String,
         /// Its permission bits now.
         mode: u32,
-        /// Its owner.
-        uid: u32,
     },
     /// The kernel has no TUN driver behind the node.
     #[error("this kernel has no TUN driver (sudo modprobe tun, or a kernel with CONFIG_TUN)")]
@@ -128,18 +126,12 @@ fn apparmor_restricts() -> bool {
     super::read_sysctl(APPARMOR) == Some(1)
 }
 
-/// What a failed open of the TUN node means; `stat` gives (mode, uid).
-pub(super) fn tun(
-    path: &Path,
-    e: &io::Error,
-    stat: impl FnOnce() -> io::Result<(u32, u32)>,
-) -> Refused {
+/// What a failed open of the TUN node means; `mode` asks for its mode.
+pub(super) fn tun(path: &Path, e: &io::Error, mode: impl FnOnce() -> io::Result<u32>) -> Refused {
     let path = path.display().to_string();
-    match (e.raw_os_error(), stat()) {
+    match (e.raw_os_error(), mode()) {
         (Some(libc::ENOENT | libc::ENOTDIR), _) => Refused::TunMissing { path },
-        (Some(libc::EACCES | libc::EPERM), Ok((mode, uid))) => {
-            Refused::TunForbidden { path, mode, uid }
-        }
+        (Some(libc::EACCES | libc::EPERM), Ok(mode)) => Refused::TunForbidden { path, mode },
         (Some(libc::ENODEV | libc::ENXIO), _) => Refused::NoTun,
         _ => Refused::Other(format!("{path}: {e}")),
     }
@@ -177,14 +169,14 @@ mod tests {
     #[test]
     fn the_tun_node_tells_missing_mode_and_driver_apart() {
         let path = Path::new("/dev/net/tun");
-        let stat = || Ok((0o600, 0));
-        let text = tun(path, &os(libc::EACCES), stat).to_string();
+        let mode = || Ok(0o600);
+        let text = tun(path, &os(libc::EACCES), mode).to_string();
         assert!(text.contains("mode is 0600"), "{text}");
         assert!(matches!(
-            tun(path, &os(libc::ENOENT), stat),
+            tun(path, &os(libc::ENOENT), mode),
             Refused::TunMissing { .. }
         ));
-        assert_eq!(tun(path, &os(libc::ENODEV), stat), Refused::NoTun);
+        assert_eq!(tun(path, &os(libc::ENODEV), mode), Refused::NoTun);
     }
 
     #[test]
