@@ -275,6 +275,7 @@ mod tests {
         }
         assert!((ThreadCpu::now() - before).total_s() > 0.0);
         assert!(thread_total(tid()).unwrap() > Duration::ZERO);
+        thread_split(tid()).unwrap();
     }
 
     #[test]

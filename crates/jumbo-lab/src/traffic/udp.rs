@@ -36,7 +36,9 @@ pub struct UdpSpec {
     pub count: u64,
     /// Datagrams per send(2) by UDP_SEGMENT; 1 does without.
     pub segments_per_send: usize,
-    /// Datagrams per second; `None` as fast as it goes.
+    /// Datagrams per second; `None` as fast as it goes. Kept on average: a
+    /// sleeping thread wakes some 50 us late, so above some 10 000 a second
+    /// they go out in small bursts.
     pub rate_pps: Option<u32>,
     /// Ask for UDP_GRO at the receiver.
     pub gro: bool,
@@ -72,7 +74,7 @@ pub struct UdpReport {
     pub reordered: u64,
     /// From the first to the last datagram received.
     pub elapsed_s: f64,
-    /// CPU of the sending thread.
+    /// CPU of the sending thread, filling the datagrams included.
     pub sender: CpuTime,
     /// CPU of the receiving thread.
     pub receiver: CpuTime,
