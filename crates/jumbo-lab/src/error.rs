@@ -7,7 +7,7 @@ use crate::ns::Refused;
 /// What went wrong, as one sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// {what}: {source}
+    /// The kernel refused something.
     #[error("{what}: {source}")]
     System {
         /// What was attempted, for example "set mtu of a0".

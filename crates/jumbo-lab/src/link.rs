@@ -42,7 +42,7 @@ pub struct Links {
 /// Counters of a link, as the kernel sees it (rx is into its stack).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LinkStats {
-    /// Packets received and sent; a super-packet counts as one on most links.
+    /// Packets received; a super-packet counts as one on veth and TAP.
     pub rx_packets: u64,
     /// Packets sent.
     pub tx_packets: u64,

@@ -55,7 +55,7 @@ pub fn enter(needs: Needs) -> Result<Entered, Refused> {
         return Err(Refused::Threads);
     }
     if needs == Needs::Taps {
-        check_tun(Path::new("/dev/net/tun"))?;
+        check_tun()?;
     }
     let rights = if is_admin() {
         Rights::Root
@@ -75,7 +75,8 @@ pub fn is_admin() -> bool {
 }
 
 /// Whether `/dev/net/tun` can be used by this process, and if not, why.
-pub fn check_tun(path: &Path) -> Result<(), Refused> {
+pub fn check_tun() -> Result<(), Refused> {
+    let path = Path::new("/dev/net/tun");
     match OpenOptions::new().read(true).write(true).open(path) {
         Ok(_) => Ok(()),
         Err(e) => Err(refused::tun(path, &e, || {

@@ -221,7 +221,7 @@ fn a_broken_path_ends_with_an_error() -> Result {
 }
 
 fn two_taps(offloads: TapOffloads) -> std::result::Result<(Host, Host, Forwarder), TestError> {
-    check_tun("/dev/net/tun".as_ref()).map_err(skip)?;
+    check_tun().map_err(skip)?;
     let (a, b) = (Host::new(1)?, Host::new(2)?);
     let tap = |host: &Host| Tap::create(&host.ns, &TapSpec::new("t0", offloads));
     let (in_a, in_b) = (tap(&a)?, tap(&b)?);
@@ -435,7 +435,7 @@ fn damage(a: &Tap, b: &Tap, stop: &AtomicBool) {
 }
 
 fn damage_on_the_path_is_seen() -> Result {
-    check_tun("/dev/net/tun".as_ref()).map_err(skip)?;
+    check_tun().map_err(skip)?;
     let (a, b) = (Host::new(1)?, Host::new(2)?);
     let tap = |host: &Host| Tap::create(&host.ns, &TapSpec::new("t0", TapOffloads::TSO));
     let (in_a, in_b) = (tap(&a)?, tap(&b)?);
@@ -494,7 +494,7 @@ fn nothing_is_left_behind() -> Result {
         },
     )?;
     drop(PacketSocket::open(&a.ns, "v0", true)?);
-    if check_tun("/dev/net/tun".as_ref()).is_ok() {
+    if check_tun().is_ok() {
         drop(two_taps(TapOffloads::TSO)?);
     }
     drop((a, b));

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::{check, ifreq};
 
-/// Creates or joins the TAP `name`; returns the name the kernel gave it.
+/// Creates the TAP `name`, or joins it as a further queue.
 pub(crate) fn attach(fd: BorrowedFd<'_>, name: &str, multi_queue: bool) -> io::Result<()> {
     let mut req = ifreq(name)?;
     let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
