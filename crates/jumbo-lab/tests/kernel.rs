@@ -42,6 +42,7 @@ fn main() -> ExitCode {
                 a_broken_path_ends_with_an_error,
             ),
             LabTest::new("the_forwarder_carries_tcp", the_forwarder_carries_tcp),
+            LabTest::new("a_tap_has_several_queues", a_tap_has_several_queues),
             LabTest::new("uso_arrives_as_datagrams", uso_arrives_as_datagrams),
             LabTest::new("every_ping_is_answered", every_ping_is_answered),
             LabTest::new(
@@ -261,6 +262,30 @@ fn the_forwarder_carries_tcp() -> Result {
             "{mean} bytes a packet with {offloads:?}"
         );
     }
+    Ok(())
+}
+
+fn a_tap_has_several_queues() -> Result {
+    check_tun().map_err(skip)?;
+    let ns = NetNs::new()?;
+    let spec = TapSpec {
+        multi_queue: true,
+        ..TapSpec::new("t0", TapOffloads::TSO_USO)
+    };
+    let first = Tap::create(&ns, &spec)?;
+    let second = first.queue()?;
+    drop(first);
+    assert_eq!(
+        ns.links()?.get("t0")?.name,
+        "t0",
+        "the second queue keeps it"
+    );
+    assert!(Tap::create(&ns, &TapSpec::new("t0", TapOffloads::TSO)).is_err());
+    drop(second);
+    assert!(
+        ns.links()?.get("t0").is_err(),
+        "the last queue takes it along"
+    );
     Ok(())
 }
 
