@@ -1,24 +1,33 @@
 //! Where words go: data to stdout, talk to stderr, the outcome to the exit code.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use serde::Serialize;
 
 use crate::args::Format;
 use crate::error::{CliError, Outcome};
+use crate::render::Width;
 
 /// Prints `data` on stdout, as JSON or as the text `human` makes of it.
 pub(crate) fn print<T: Serialize>(
     format: Format,
     data: &T,
-    human: impl FnOnce(&T) -> String,
+    human: impl FnOnce(&T, Width) -> String,
 ) -> Result<(), CliError> {
     let text = match format {
-        Format::Table => human(data),
+        Format::Table => human(data, terminal_width()),
         Format::Json => to_json(data)?,
     };
     print_text(&text)
+}
+
+fn terminal_width() -> Width {
+    let size = io::stdout()
+        .is_terminal()
+        .then(terminal_size::terminal_size)
+        .flatten();
+    size.map(|(width, _)| width.0)
 }
 
 fn to_json<T: Serialize>(data: &T) -> Result<String, CliError> {

@@ -1,15 +1,17 @@
 //! The same data as the JSON, as tables for people.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal;
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 use crate::control::{Ports, Status};
 use crate::switch_api::{Capability, PortState, PortStatus, Snapshot, Traffic};
 
+/// Columns of the terminal; None for a file or a pipe, where lines may have any length.
+pub(crate) type Width = Option<u16>;
+
 /// `jumbo status`.
-pub(crate) fn status(status: &Status) -> String {
+pub(crate) fn status(status: &Status, width: Width) -> String {
     let Status {
         version,
         pid,
@@ -23,23 +25,31 @@ pub(crate) fn status(status: &Status) -> String {
         switch.workers,
         switch.fdb_entries,
     );
-    let _ = writeln!(text, "{}\n\n{}", overview(&switch.ports), books(switch));
-    text
+    let _ = write!(
+        text,
+        "{}\n\n{}",
+        overview(&switch.ports, width),
+        books(switch, width)
+    );
+    tidy(&text)
 }
 
-fn overview(ports: &[PortStatus]) -> Table {
-    let mut table = table(&[
-        "port",
-        "kind",
-        "device",
-        "state",
-        "mtu",
-        "rx packets",
-        "rx",
-        "tx packets",
-        "tx",
-        "seg/tx",
-    ]);
+fn overview(ports: &[PortStatus], width: Width) -> Table {
+    let mut table = table(
+        &[
+            "port",
+            "kind",
+            "device",
+            "state",
+            "mtu",
+            "rx packets",
+            "rx",
+            "tx packets",
+            "tx",
+            "tx seg/packet",
+        ],
+        width,
+    );
     align_right(&mut table, 4..10);
     for port in ports {
         table.add_row([
@@ -58,20 +68,14 @@ fn overview(ports: &[PortStatus]) -> Table {
     table
 }
 
-/// Both sides of the equation, one line each.
-fn books(switch: &Snapshot) -> String {
+/// Both sides of the equation beside each other, and whether it holds.
+fn books(switch: &Snapshot, width: Width) -> String {
     let books = &switch.books;
-    let line = |name: &str, parts: &[(&str, u64)]| {
-        let parts: Vec<_> = parts
-            .iter()
-            .map(|(what, number)| format!("{what} {}", count(*number)))
-            .collect();
-        format!("{name}: {}\n", parts.join(" + "))
-    };
     let came = [
-        ("received", books.received),
-        ("made by segmentation", books.made_by_segmentation),
-        ("flood copies", books.flood_copies),
+        ("received", Some(books.received)),
+        ("made by segmentation", Some(books.made_by_segmentation)),
+        ("flood copies", Some(books.flood_copies)),
+        ("", None),
     ];
     let went = [
         ("sent", books.sent),
@@ -79,41 +83,51 @@ fn books(switch: &Snapshot) -> String {
         ("dropped", books.dropped),
         ("resting", books.resting),
     ];
-    let verdict = if books.balanced {
-        "the books balance"
+    let mut table = table(&["in", "packets", "out", "packets"], width);
+    align_right(&mut table, 1..2);
+    align_right(&mut table, 3..4);
+    for ((source, number), (end, ended)) in came.into_iter().zip(went) {
+        let number = number.map(count).unwrap_or_default();
+        table.add_row([source, &number, end, &count(ended)]);
+    }
+    let holds = if books.balanced {
+        "balance"
     } else {
-        "the books do not balance at this moment"
+        "do not balance at this moment"
     };
-    format!("{}{}{verdict}", line("in ", &came), line("out", &went))
+    format!("{table}\n\nThe books {holds}.")
 }
 
 /// `jumbo ports`.
-pub(crate) fn ports(ports: &Ports) -> String {
-    let sections: Vec<_> = ports.ports.iter().map(port).collect();
-    sections.join("\n")
+pub(crate) fn ports(ports: &Ports, width: Width) -> String {
+    let sections: Vec<_> = ports.ports.iter().map(|one| port(one, width)).collect();
+    tidy(&sections.join("\n"))
 }
 
-fn port(port: &PortStatus) -> String {
+fn port(port: &PortStatus, width: Width) -> String {
     let mut text = format!(
-        "{}: {} {}, {}, mtu {}\n{}\n",
+        "{}: {} {}, {}, mtu {}\n\n{}\n",
         port.name,
         port.kind,
         port.device,
         state(port.state),
         port.mtu,
-        traffic(port),
+        traffic(port, width),
     );
     if !port.capabilities.is_empty() {
-        let _ = writeln!(text, "{}", capabilities(&port.capabilities));
+        let _ = writeln!(text, "\n{}", capabilities(&port.capabilities, width));
     }
     if !port.reasons.is_empty() {
-        let _ = writeln!(text, "{}", reasons(port));
+        let _ = writeln!(text, "\n{}", reasons(port, width));
     }
     text
 }
 
-fn traffic(port: &PortStatus) -> Table {
-    let mut table = table(&["", "packets", "bytes", "super-packets", "segments/packet"]);
+fn traffic(port: &PortStatus, width: Width) -> Table {
+    let mut table = table(
+        &["", "packets", "bytes", "super-packets", "segments/packet"],
+        width,
+    );
     align_right(&mut table, 1..5);
     for (
         name,
@@ -136,8 +150,8 @@ fn traffic(port: &PortStatus) -> Table {
     table
 }
 
-fn capabilities(capabilities: &[Capability]) -> Table {
-    let mut table = table(&["capability", "offered", "in use", "why not"]);
+fn capabilities(capabilities: &[Capability], width: Width) -> Table {
+    let mut table = table(&["capability", "offered", "in use", "why not"], width);
     for Capability {
         name,
         offered,
@@ -155,8 +169,8 @@ fn capabilities(capabilities: &[Capability]) -> Table {
     table
 }
 
-fn reasons(port: &PortStatus) -> Table {
-    let mut table = table(&["stage", "reason", "count", "meaning"]);
+fn reasons(port: &PortStatus, width: Width) -> Table {
+    let mut table = table(&["stage", "reason", "count", "meaning"], width);
     align_right(&mut table, 2..3);
     for (stage, reasons) in &port.reasons {
         for (reason, seen) in reasons {
@@ -166,22 +180,28 @@ fn reasons(port: &PortStatus) -> Table {
     table
 }
 
-/// A table without lines but under its header, as wide as the terminal; unbounded where there is none.
-fn table(header: &[&str]) -> Table {
+/// A table without lines, as wide as it is or as the terminal at most.
+fn table(header: &[&str], width: Width) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
         .set_header(header.iter().map(Cell::new));
-    let terminal = std::io::stdout()
-        .is_terminal()
-        .then(terminal_size::terminal_size)
-        .flatten();
-    if let Some((width, _)) = terminal {
+    // Nothing before the first column, two blanks between columns.
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    if let Some(width) = width {
         table
             .set_content_arrangement(ContentArrangement::Dynamic)
-            .set_width(width.0);
+            .set_width(width);
     }
     table
+}
+
+/// Without the blanks that fill up a table's last column.
+fn tidy(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+    lines.join("\n")
 }
 
 fn align_right(table: &mut Table, columns: std::ops::Range<usize>) {
@@ -242,6 +262,170 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::switch_api::{Books, ReasonCount};
+
+    fn sample() -> Status {
+        let tx = Traffic {
+            packets: 1200,
+            bytes: 53_000_000,
+            super_packets: 900,
+            segments_per_packet: 30.5,
+        };
+        let rx = Traffic {
+            packets: 35_000,
+            bytes: 52_990_000,
+            segments_per_packet: 1.0,
+            ..Traffic::default()
+        };
+        let why = Some("the guest did not ask for it".to_owned());
+        let capabilities = vec![
+            Capability {
+                name: "csum".into(),
+                offered: true,
+                in_use: true,
+                why: None,
+            },
+            Capability {
+                name: "uso".into(),
+                offered: true,
+                in_use: false,
+                why,
+            },
+        ];
+        let seen = ReasonCount {
+            count: 1024,
+            doc: "the packet carries PSH".into(),
+        };
+        let reasons = [("coalesce".to_owned(), [("psh".to_owned(), seen)].into())].into();
+        let port = |name: &str, state| PortStatus {
+            name: name.into(),
+            kind: "tap".into(),
+            device: format!("{name}0"),
+            mtu: 1500,
+            state,
+            ..PortStatus::default()
+        };
+        let web = PortStatus {
+            capabilities,
+            rx,
+            tx,
+            reasons,
+            ..port("web", PortState::Up)
+        };
+        let books = Books {
+            received: 35_000,
+            sent: 1200,
+            absorbed_by_merging: 33_800,
+            balanced: true,
+            ..Books::default()
+        };
+        let ports = vec![web, port("db", PortState::Gone)];
+        let switch = Snapshot {
+            workers: 2,
+            fdb_entries: 3,
+            books,
+            ports,
+        };
+        Status {
+            version: "0.1.0".into(),
+            pid: 4711,
+            uptime_s: 61,
+            socket: "/run/jumbo/0.sock".into(),
+            switch,
+        }
+    }
+
+    #[test]
+    fn status_is_a_page_for_people() {
+        assert_eq!(
+            status(&sample(), None),
+            "\
+jumbo 0.1.0, pid 4711, up 1 min 1 s, 2 workers, 3 addresses learned
+control socket /run/jumbo/0.sock
+
+port  kind  device  state   mtu  rx packets       rx  tx packets       tx  tx seg/packet
+web   tap   web0    up     1500      35'000  53.0 MB       1'200  53.0 MB           30.5
+db    tap   db0     gone   1500           0      0 B           0      0 B            0.0
+
+in                    packets  out                  packets
+received               35'000  sent                   1'200
+made by segmentation        0  absorbed by merging   33'800
+flood copies                0  dropped                    0
+                               resting                    0
+
+The books balance."
+        );
+    }
+
+    #[test]
+    fn ports_show_capabilities_and_reasons() {
+        let ports_of_sample = Ports {
+            ports: sample().switch.ports,
+        };
+        assert_eq!(
+            ports(&ports_of_sample, None),
+            "\
+web: tap web0, up, mtu 1500
+
+    packets       bytes  super-packets  segments/packet
+rx   35'000  52'990'000              0              1.0
+tx    1'200  53'000'000            900             30.5
+
+capability  offered  in use  why not
+csum        yes      yes
+uso         yes      no      the guest did not ask for it
+
+stage     reason  count  meaning
+coalesce  psh     1'024  the packet carries PSH
+
+db: tap db0, gone, mtu 1500
+
+    packets  bytes  super-packets  segments/packet
+rx        0      0              0              0.0
+tx        0      0              0              0.0"
+        );
+    }
+
+    #[test]
+    fn a_narrow_terminal_wraps_and_is_not_overrun() {
+        let page = ports(
+            &Ports {
+                ports: sample().switch.ports,
+            },
+            Some(50),
+        );
+        assert!(
+            page.lines().all(|line| line.chars().count() <= 50),
+            "{page}"
+        );
+        assert!(page.contains("PSH"), "{page}");
+    }
+
+    #[test]
+    fn the_json_is_flat_and_survives_the_wire() {
+        let json = serde_json::to_value(sample()).expect("JSON");
+        for key in [
+            "version",
+            "pid",
+            "uptime_s",
+            "socket",
+            "workers",
+            "fdb_entries",
+            "books",
+            "ports",
+        ] {
+            assert!(json.get(key).is_some(), "{key}");
+        }
+        assert_eq!(json["ports"][1]["state"], "gone");
+        assert_eq!(
+            json["ports"][0]["reasons"]["coalesce"]["psh"]["count"],
+            1024
+        );
+        assert_eq!(
+            serde_json::from_value::<Status>(json).expect("a status"),
+            sample()
+        );
+    }
 
     #[test]
     fn numbers_read_well() {

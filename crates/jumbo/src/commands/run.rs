@@ -16,18 +16,19 @@ use crate::error::{CliError, Outcome};
 use crate::switch_api::{self, RunConfig, Snapshot, StopCause, Switch};
 use crate::{config, output, render};
 
-/// Runs until a signal or until the switch breaks.
+/// Runs until a signal or until the switch breaks, then prints the summary.
 pub(crate) fn run(args: &RunArgs, format: Format) -> Result<Outcome, CliError> {
     let config = config::load(args)?;
     let (causes, stop) = channel();
     watch_signals(causes.clone())?;
-    run_with(
+    let ended = run_until_stopped(
         &config,
         &Dirs::of_this_user(),
-        format,
         (causes, stop),
         switch_api::start,
-    )
+    )?;
+    output::print(format, &ended.last, render::status)?;
+    ended.judge()
 }
 
 /// The first SIGINT or SIGTERM becomes a [`StopCause`]; the second ends the process at once, with exit code 1.
@@ -58,39 +59,47 @@ fn watch_signals(causes: Sender<StopCause>) -> Result<(), CliError> {
     Ok(())
 }
 
+/// How a run ended.
+struct Ended {
+    cause: StopCause,
+    last: Status,
+}
+
 /// Socket first, as it is cheap to refuse; then the switch; then answers until there is a cause to stop.
-fn run_with(
+fn run_until_stopped(
     config: &RunConfig,
     dirs: &Dirs,
-    format: Format,
     (causes, stop): (Sender<StopCause>, Receiver<StopCause>),
     start: impl FnOnce(&RunConfig, Sender<StopCause>) -> Result<Arc<dyn Switch>, CliError>,
-) -> Result<Outcome, CliError> {
+) -> Result<Ended, CliError> {
     let claimed = claim(config.socket.as_deref(), dirs)?;
     let switch = start(config, causes)?;
     let about = About {
         started: Instant::now(),
         socket: claimed.path.display().to_string(),
     };
-    let listener = claimed
+    let server = claimed
         .listener
         .try_clone()
-        .map_err(|error| CliError::machine(error.to_string()))?;
-    let server = serve(
-        listener,
-        Limits::default(),
-        handler(about.clone(), Arc::clone(&switch)),
-    )
-    .map_err(|error| CliError::machine(format!("cannot serve the control socket: {error}")))?;
-    greet(config, &claimed.path);
-
-    let cause = stop
-        .recv()
-        .map_err(|_| CliError::internal("nobody is left who could stop the switch"));
-    drop(server);
+        .and_then(|listener| {
+            serve(
+                listener,
+                Limits::default(),
+                handler(about.clone(), Arc::clone(&switch)),
+            )
+        })
+        .map_err(|error| CliError::machine(format!("cannot serve the control socket: {error}")));
+    let cause = server.and_then(|_server| {
+        greet(config, &claimed.path);
+        stop.recv()
+            .map_err(|_| CliError::internal("nobody is left who could stop the switch"))
+    });
+    // Whatever happened since it started: the workers end before the process does.
     let last = about.status(switch.stop());
-    output::print(format, &last, render::status)?;
-    judge(cause?, &last.switch)
+    Ok(Ended {
+        cause: cause?,
+        last,
+    })
 }
 
 fn greet(config: &RunConfig, socket: &Path) {
@@ -102,16 +111,18 @@ fn greet(config: &RunConfig, socket: &Path) {
     ));
 }
 
-fn judge(cause: StopCause, last: &Snapshot) -> Result<Outcome, CliError> {
-    match cause {
-        StopCause::Broken(error) => Err(error),
-        StopCause::Signal(_) if !last.books.balanced => {
-            output::talk("the books do not balance: packets are unaccounted for");
-            Ok(Outcome::Findings)
-        }
-        StopCause::Signal(name) => {
-            output::talk(format_args!("stopped by {name}"));
-            Ok(Outcome::Fine)
+impl Ended {
+    fn judge(self) -> Result<Outcome, CliError> {
+        match self.cause {
+            StopCause::Broken(error) => Err(error),
+            StopCause::Signal(_) if !self.last.switch.books.balanced => {
+                output::talk("the books do not balance: packets are unaccounted for");
+                Ok(Outcome::Findings)
+            }
+            StopCause::Signal(name) => {
+                output::talk(format_args!("stopped by {name}"));
+                Ok(Outcome::Fine)
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::socket::{Dirs, Probe, pid_note, probe, sockets_in};
+use super::socket::{Dirs, Probe, is_trusted, pid_note, probe, sockets_in};
 use super::{Request, Response};
 use crate::error::CliError;
 
@@ -53,7 +53,12 @@ fn refused(path: &Path, error: &std::io::Error) -> CliError {
 fn find(dirs: &Dirs) -> Result<UnixStream, CliError> {
     let mut live: Vec<(PathBuf, UnixStream)> = Vec::new();
     let mut closed = None;
-    for path in dirs.all.iter().flat_map(|dir| sockets_in(dir)) {
+    for path in dirs
+        .all
+        .iter()
+        .filter(|dir| is_trusted(dir))
+        .flat_map(|dir| sockets_in(dir))
+    {
         match probe(&path) {
             Probe::Live(stream) => live.push((path, stream)),
             Probe::Closed(error) => closed = Some(refused(&path, &error)),

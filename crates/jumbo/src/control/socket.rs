@@ -293,6 +293,13 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
+/// Whether a client may look into a directory: root's or our own. In /tmp anybody could make one of that name.
+pub(crate) fn is_trusted(dir: &Path) -> bool {
+    let uid = rustix::process::geteuid().as_raw();
+    fs::symlink_metadata(dir)
+        .is_ok_and(|meta| meta.is_dir() && (meta.uid() == 0 || meta.uid() == uid))
+}
+
 /// The sockets of a directory, by name.
 pub(crate) fn sockets_in(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else {

@@ -61,16 +61,11 @@ fn dirs(base: &Path) -> Dirs {
 /// Runs `fake` to the cause and returns how it ended.
 fn run_fake(fake: &Arc<Fake>, base: &Path, cause: StopCause) -> Result<Outcome, CliError> {
     let fake = Arc::clone(fake);
-    run_with(
-        &config(),
-        &dirs(base),
-        Format::Json,
-        channel(),
-        move |_, causes| {
-            causes.send(cause).expect("heard");
-            Ok(fake)
-        },
-    )
+    let start = move |_: &RunConfig, causes: Sender<StopCause>| {
+        causes.send(cause).expect("heard");
+        Ok(fake as Arc<dyn Switch>)
+    };
+    run_until_stopped(&config(), &dirs(base), channel(), start)?.judge()
 }
 
 #[test]
@@ -119,14 +114,9 @@ fn a_broken_switch_ends_the_run_with_its_error() {
 fn a_switch_that_does_not_start_leaves_no_socket() {
     let base = tempfile::tempdir().expect("a directory");
     let start = |_: &RunConfig, _| Err(CliError::machine("no /dev/net/tun"));
-    let error = run_with(
-        &config(),
-        &dirs(base.path()),
-        Format::Table,
-        channel(),
-        start,
-    )
-    .expect_err("refused");
+    let error = run_until_stopped(&config(), &dirs(base.path()), channel(), start)
+        .err()
+        .expect("refused");
     assert_eq!(error.code.number(), 3);
     assert_eq!(
         std::fs::read_dir(base.path().join("jumbo"))
@@ -141,14 +131,9 @@ fn a_switch_whose_threads_all_died_is_our_fault() {
     let base = tempfile::tempdir().expect("a directory");
     // The only sender is dropped by the start.
     let start = |_: &RunConfig, _| Ok(Arc::new(Fake::default()) as Arc<dyn Switch>);
-    let error = run_with(
-        &config(),
-        &dirs(base.path()),
-        Format::Table,
-        channel(),
-        start,
-    )
-    .expect_err("ended");
+    let error = run_until_stopped(&config(), &dirs(base.path()), channel(), start)
+        .err()
+        .expect("ended");
     assert_eq!(error.code.number(), 4);
 }
 
@@ -166,8 +151,9 @@ fn child_is_a_switch() {
     let dirs = dirs(Path::new(&base));
     let slow_stop = std::env::var_os("JUMBO_TEST_HANG").is_some();
     let start = move |_: &RunConfig, _| Ok(Arc::new(Hanging { slow_stop }) as Arc<dyn Switch>);
-    let ended = run_with(&config(), &dirs, Format::Json, (causes, stop), start);
-    assert_eq!(ended, Ok(Outcome::Fine));
+    let ended = run_until_stopped(&config(), &dirs, (causes, stop), start).expect("started");
+    output::print(Format::Json, &ended.last, render::status).expect("printed");
+    assert_eq!(ended.judge(), Ok(Outcome::Fine));
 }
 
 /// A switch whose `stop` says so and may never return.
@@ -186,8 +172,10 @@ impl Switch for Hanging {
 
     fn stop(&self) -> Snapshot {
         output::talk("stopping");
-        while self.slow_stop {
-            std::thread::park();
+        if self.slow_stop {
+            // Nobody sends: the sender lives as long as the wait.
+            let (_sender, never) = channel::<()>();
+            let _ = never.recv();
         }
         self.snapshot()
     }
@@ -196,6 +184,14 @@ impl Switch for Hanging {
 struct Running {
     child: Child,
     talk: BufReader<std::process::ChildStderr>,
+}
+
+impl Drop for Running {
+    /// A failed test leaves no process behind.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Running {
