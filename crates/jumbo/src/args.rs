@@ -65,7 +65,9 @@ pub(crate) enum Format {
 pub(crate) enum Command {
     Demo(DemoArgs),
     Run(RunArgs),
+    /// Show the running switch: ports, traffic, and whether its books balance
     Status(ClientArgs),
+    /// Show each port of the running switch: what is offloaded and why not, what was refused and why
     Ports(ClientArgs),
     Replay(ReplayArgs),
     Man(ManArgs),
@@ -109,7 +111,7 @@ pub(crate) struct RunArgs {
     pub(crate) socket: Option<PathBuf>,
 }
 
-const RUN_HELP: &str = "\
+pub(crate) const RUN_HELP: &str = "\
 Keys of a port, the same on the command line and in the file:
   name      what the port is called [default: the device]
   mtu       largest layer 3 packet in bytes, 68 to 65521 [default: the device's]
@@ -131,7 +133,7 @@ A file:
   coalesce = \"gro\"
   offload = \"on\"";
 
-/// Ask a running switch
+/// Whom to ask.
 #[derive(Debug, Args)]
 pub(crate) struct ClientArgs {
     /// Which switch to ask [default: the one that is running]

@@ -59,16 +59,49 @@ fn both_forms_mean_the_same() {
 }
 
 #[test]
-fn the_file_of_the_manual_is_valid() {
-    let text = "workers = 2\nfdb_age_s = 60\nsocket = \"/run/jumbo/lab.sock\"\n[[port]]\ntap = \"a\"\n[[port]]\ntap = \"b\"\n";
+fn the_file_in_the_help_is_valid() {
+    let (_, text) = crate::args::RUN_HELP
+        .split_once("A file:\n")
+        .expect("a file");
     let config = from_text(text).expect("valid");
-    assert_eq!(config.ports.len(), 2);
+    assert_eq!(config.ports[0].name.as_str(), "web");
     assert_eq!(config.workers.expect("set").get(), 2);
     assert_eq!(
         config.socket.as_deref(),
         Some(Path::new("/run/jumbo/lab.sock"))
     );
-    assert_eq!(config.fdb_age.seconds(), 60);
+    assert_eq!(config.fdb_age.seconds(), 300);
+}
+
+#[test]
+fn the_help_lists_every_key_and_the_limits() {
+    let help = crate::args::RUN_HELP;
+    let refused = from_specs(&["tap:vm0,?=1"])
+        .expect_err("refused")
+        .to_string();
+    let (_, keys) = refused.split_once("the keys are ").expect("the keys");
+    for key in keys.split(", ").filter(|key| *key != "tap") {
+        assert!(help.contains(&format!("\n  {key} ")), "{key}");
+    }
+    let refused = from_text("\"?\" = 1").expect_err("refused").to_string();
+    let (_, keys) = refused.split_once("the keys are ").expect("the keys");
+    for key in keys.split(", ") {
+        assert!(
+            help.contains(&format!("\n  {key} =")) || help.contains(&format!("\n  [[{key}]]")),
+            "{key}"
+        );
+    }
+    assert!(help.contains(&format!("{} to {}", values::Mtu::MIN, values::Mtu::MAX)));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_a_panic(spec in ".{0,60}", keys in "(tap|name|mtu|port|\\[|\\]|=|,|`|\"|\n|[a-z0-9]){0,30}") {
+        let _ = from_specs(&[&spec]);
+        let _ = from_specs(&[&format!("tap:{keys}")]);
+        let _ = from_text(&spec);
+        let _ = from_text(&keys);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::error::CliError;
 
 /// Kinds of port that later versions may have: as a key in a file they are no typing mistake.
 const KINDS_ELSEWHERE: [&str; 3] = ["vhost-user", "packet", "xdp"];
-/// Below this Jaro-Winkler likeness a key is not offered; the value clap uses for its own suggestions.
+/// Up to this Jaro likeness a key is not offered; the value clap uses for its own suggestions.
 const LIKENESS_MIN: f64 = 0.7;
 
 /// Rewrites serde's "unknown field `x`, expected one of `a`, `b`"; other messages stay as they are.
@@ -35,8 +35,8 @@ fn unknown_key(key: &str, known: &[&str]) -> CliError {
 fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
-        .map(|candidate| (strsim::jaro_winkler(key, candidate), *candidate))
-        .filter(|(likeness, _)| *likeness >= LIKENESS_MIN)
+        .map(|candidate| (strsim::jaro(key, candidate), *candidate))
+        .filter(|(likeness, _)| *likeness > LIKENESS_MIN)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
 }

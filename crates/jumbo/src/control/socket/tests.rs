@@ -79,6 +79,32 @@ fn stale_sockets_are_cleaned_wherever_they_stand() {
 }
 
 #[test]
+fn switches_that_start_together_do_not_take_from_each_other() {
+    let base = tempfile::tempdir().expect("a directory");
+    let dirs = dirs(base.path());
+    drop(claim(None, &dirs).expect("makes the directory"));
+    for number in 0..4 {
+        drop(UnixListener::bind(dirs.own.join(format!("{number}.sock"))).expect("bound"));
+    }
+    let claims: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| claim(None, &dirs))).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no panic").expect("claimed"))
+            .collect()
+    });
+    let names: std::collections::BTreeSet<_> = claims.iter().map(name).collect();
+    assert_eq!(names.len(), claims.len(), "{names:?}");
+    for claimed in &claims {
+        assert!(
+            matches!(probe(&claimed.path), Probe::Live(_)),
+            "{}",
+            claimed.path.display()
+        );
+    }
+}
+
+#[test]
 fn a_path_in_use_is_refused_a_stale_one_is_taken() {
     let base = tempfile::tempdir().expect("a directory");
     let path = base.path().join("lab.sock");
