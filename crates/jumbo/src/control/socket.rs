@@ -25,8 +25,8 @@ const ENTRIES_MAX: usize = 4096;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 16;
 /// How often, and how far apart, the lock is tried: two seconds together, where a switch holds it for less than one.
-const LOCK_TRIES: usize = 40;
-const LOCK_REST: Duration = Duration::from_millis(50);
+const LOCK_TRIES: usize = 200;
+const LOCK_REST: Duration = Duration::from_millis(10);
 /// Owner only: whoever can ask can see addresses of the network.
 const SOCKET_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 

@@ -42,7 +42,12 @@ fn start(limits: Limits, handler: impl Fn(Request) -> Response + Send + 'static)
 
 impl Fixture {
     fn connect(&self) -> BufReader<UnixStream> {
-        BufReader::new(UnixStream::connect(&self.path).expect("connected"))
+        let stream = UnixStream::connect(&self.path).expect("connected");
+        // No assertion: a server that forgets a client makes the test fail instead of hang.
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .expect("set");
+        BufReader::new(stream)
     }
 }
 
