@@ -1,0 +1,297 @@
+//! What can be typed. This one definition makes the parser, the help, the man pages and the completions.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+use crate::config::values::{Coalesce, FdbAge, Mtu, Workers};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  fine
+  1  findings, or a failed outcome
+  2  what you typed or configured
+  3  what the machine refuses: permission, kernel, device
+  4  internal: a fault of jumbo
+  5  a change was rolled back
+  6  a change was not confirmed in time";
+
+/// A software NIC: virtual switch, offload engine and operator's tool
+///
+/// Checksum and segmentation offload, receive coalescing and the reasons for both, in user space. `jumbo demo` shows
+/// it on this machine without root and without configuration.
+#[derive(Debug, Parser)]
+#[command(name = "jumbo", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How the data on stdout looks.
+#[derive(Debug, Args)]
+pub(crate) struct OutputArgs {
+    /// How to print the data
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        default_value = "table",
+        help_heading = "Output"
+    )]
+    format: Format,
+    /// The same as --format json
+    #[arg(long, global = true, help_heading = "Output")]
+    json: bool,
+}
+
+impl OutputArgs {
+    /// The format asked for; `--json` wins.
+    pub(crate) fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.format }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Tables for people
+    Table,
+    /// The same data, keys in snake_case
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Demo(DemoArgs),
+    Run(RunArgs),
+    /// Show the running switch: ports, traffic, and whether its books balance
+    Status(ClientArgs),
+    /// Show each port of the running switch: what is offloaded and why not, what was refused and why
+    Ports(ClientArgs),
+    Replay(ReplayArgs),
+    Man(ManArgs),
+    Completions(CompletionsArgs),
+}
+
+/// Prove it on this machine: two hosts, the switch between them, one row per technique
+///
+/// Needs neither root nor configuration: both hosts live in namespaces of their own.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// How long to measure, all rows together
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) seconds: u32,
+    /// MTU of the links between the hosts, in bytes
+    #[arg(long, value_name = "N", default_value_t = Mtu::ETHERNET)]
+    pub(crate) mtu: Mtu,
+}
+
+/// Run the switch
+///
+/// Ports come from the command line, from a TOML file, or from both; what is typed wins over the file. SIGINT or
+/// SIGTERM stops the switch and prints a summary; a second one ends it at once.
+#[derive(Debug, Args, Default)]
+#[command(after_help = RUN_HELP)]
+pub(crate) struct RunArgs {
+    /// Add a port: tap:DEVICE[,KEY=VALUE...]
+    #[arg(long = "port", value_name = "SPEC")]
+    pub(crate) ports: Vec<String>,
+    /// Read the configuration from a TOML file
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    /// Worker threads [default: what ports and processors allow]
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<Workers>,
+    /// Forget a learned address after so many seconds [default: 300]
+    #[arg(long, value_name = "N")]
+    pub(crate) fdb_age_s: Option<FdbAge>,
+    /// Where to listen for status and ports [default: the first free number in /run/jumbo or $XDG_RUNTIME_DIR/jumbo]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+pub(crate) const RUN_HELP: &str = "\
+Keys of a port, the same on the command line and in the file:
+  name      what the port is called [default: the device]
+  mtu       largest layer 3 packet in bytes, 68 to 65521 [default: the device's]
+  coalesce  off or gro, for packets leaving by this port [default: gro]
+  offload   on or off: csum, tso and uso together [default: on]
+  csum      on or off: checksums may be left to whoever takes the packet
+  tso       on or off: TCP super-packets; needs csum
+  uso       on or off: UDP super-packets; needs csum
+
+A file:
+  workers = 2
+  fdb_age_s = 300
+  socket = \"/run/jumbo/lab.sock\"
+
+  [[port]]
+  tap = \"vm0\"
+  name = \"web\"
+  mtu = 1500
+  coalesce = \"gro\"
+  offload = \"on\"";
+
+/// Whom to ask.
+#[derive(Debug, Args)]
+pub(crate) struct ClientArgs {
+    /// Which switch to ask [default: the one that is running]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+/// Run a capture through the engine: what coalesces, what does not, and why
+///
+/// Needs no privileges.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("source").args(["input", "sample"]).required(true))]
+pub(crate) struct ReplayArgs {
+    /// The capture, pcap or pcapng
+    #[arg(value_name = "IN", value_hint = ValueHint::FilePath)]
+    pub(crate) input: Option<PathBuf>,
+    /// Use the built-in sample instead of a capture
+    #[arg(long)]
+    pub(crate) sample: bool,
+    /// Write the result as pcapng
+    #[arg(short, long, value_name = "OUT", value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
+    /// What to think of checksums in the capture
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub(crate) checksum: ChecksumMode,
+    /// Packets taken at once before everything held leaves; all means the whole capture
+    #[arg(long, value_name = "N|all", default_value = "512")]
+    pub(crate) burst: Burst,
+    /// A pause of so many microseconds between two packets ends a burst
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub(crate) gap_us: u64,
+    /// First cut super-packets to so many payload bytes, as the sender's card would have
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) segment: Option<u16>,
+    /// How to coalesce
+    #[arg(long, value_name = "HOW", default_value = "gro")]
+    pub(crate) coalesce: Coalesce,
+    /// MTU of the link the result leaves by, in bytes
+    #[arg(long, value_name = "N")]
+    pub(crate) mtu: Option<Mtu>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ChecksumMode {
+    /// Tell a wrong checksum from one that was left to the card
+    Auto,
+    /// Believe only what verifies
+    Verify,
+    /// Believe all
+    Trust,
+}
+
+/// How many packets `replay` takes before everything held leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Burst {
+    /// So many.
+    Packets(std::num::NonZeroUsize),
+    /// The whole capture.
+    All,
+}
+
+impl std::str::FromStr for Burst {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(Self::All),
+            _ => text
+                .parse()
+                .map(Self::Packets)
+                .map_err(|_| "give a number from 1 on, or all".into()),
+        }
+    }
+}
+
+/// Write the man pages
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Write one page per command into this directory, which must exist; without it, the main page goes to stdout
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+/// Write the completions for a shell to stdout
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Parses the command line; what cannot be understood ends the process with clap's message and exit code 2.
+pub(crate) fn parse() -> Cli {
+    Cli::parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn json_wins_over_format() {
+        let cli = Cli::try_parse_from(["jumbo", "status", "--format", "table", "--json"])
+            .expect("parses");
+        assert_eq!(cli.output.format(), Format::Json);
+    }
+
+    #[test]
+    fn every_flag_and_command_has_help() {
+        fn check(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                assert!(
+                    argument.get_help().is_some(),
+                    "{} {}",
+                    command.get_name(),
+                    argument.get_id()
+                );
+            }
+            for sub in command.get_subcommands() {
+                assert!(sub.get_about().is_some(), "{}", sub.get_name());
+                check(sub);
+            }
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn replay_defaults_are_the_documented_ones() {
+        let cli = Cli::try_parse_from(["jumbo", "replay", "in.pcap"]).expect("parses");
+        let Command::Replay(args) = cli.command else {
+            panic!("{cli:?}")
+        };
+        assert_eq!(args.burst, Burst::Packets(512.try_into().expect("not 0")));
+        assert_eq!(
+            (args.gap_us, args.checksum, args.coalesce),
+            (50, ChecksumMode::Auto, Coalesce::Gro)
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for bad in [
+            &["replay"][..],
+            &["replay", "in.pcap", "--sample"],
+            &["replay", "in.pcap", "--burst", "0"],
+            &["replay", "in.pcap", "--segment", "0"],
+            &["run", "--workers", "0"],
+            &["demo", "--mtu", "67"],
+            &["demo", "--seconds", "0"],
+        ] {
+            let parsed = Cli::try_parse_from(["jumbo"].iter().chain(bad));
+            assert_eq!(parsed.expect_err("refused").exit_code(), 2, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! One file per command.
+
+mod completions;
+mod demo;
+mod man;
+mod ports;
+mod replay;
+mod run;
+mod status;
+
+use crate::args::{Cli, Command};
+use crate::error::{CliError, Outcome};
+
+/// Runs the command that was typed.
+pub(crate) fn dispatch(cli: Cli) -> Result<Outcome, CliError> {
+    let format = cli.output.format();
+    match cli.command {
+        Command::Demo(args) => demo::run(args, format),
+        Command::Run(args) => run::run(&args, format),
+        Command::Status(args) => status::run(&args, format),
+        Command::Ports(args) => ports::run(&args, format),
+        Command::Replay(args) => replay::run(args, format),
+        Command::Man(args) => man::run(&args),
+        Command::Completions(args) => completions::run(&args),
+    }
+}

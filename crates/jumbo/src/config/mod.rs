@@ -1,0 +1,162 @@
+//! From what was typed and written to a validated [`RunConfig`].
+//!
+//! The file is TOML: `workers`, `socket` and `fdb_age_s` at the top, one `[[port]]` table per port. What is typed wins
+//! over the file; ports of both are taken, the file's first. Unknown keys are refused, with their line.
+
+mod port;
+mod typo;
+pub(crate) mod values;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use self::port::PortKeys;
+use self::values::{FdbAge, Workers};
+use crate::args::RunArgs;
+use crate::error::CliError;
+use crate::switch_api::{PortSpec, RunConfig};
+
+/// Most ports of a switch: a flood is copied to each of them.
+const PORTS_MAX: usize = 256;
+/// Largest configuration file, in bytes: thousands of ports, and no device file read for ever.
+const FILE_LEN_MAX: u64 = 1 << 20;
+
+/// The file as it was written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileKeys {
+    workers: Option<Workers>,
+    socket: Option<PathBuf>,
+    fdb_age_s: Option<FdbAge>,
+    #[serde(default)]
+    port: Vec<Spanned<PortKeys>>,
+}
+
+/// A port and where it was written.
+struct Placed {
+    place: String,
+    spec: PortSpec,
+}
+
+/// Reads the arguments and the file they name.
+///
+/// # Errors
+/// Exit code 2, with `FILE:LINE` or `--port SPEC`, for anything that cannot be meant.
+pub(crate) fn load(args: &RunArgs) -> Result<RunConfig, CliError> {
+    let (file, mut ports) = match &args.config {
+        Some(path) => parse_file(path, &read(path)?)?,
+        None => Default::default(),
+    };
+    for spec in &args.ports {
+        ports.push(parse_spec(spec)?);
+    }
+    Ok(RunConfig {
+        ports: check_together(ports)?,
+        workers: args.workers.or(file.workers),
+        socket: args.socket.clone().or(file.socket),
+        fdb_age: args.fdb_age_s.or(file.fdb_age_s).unwrap_or_default(),
+    })
+}
+
+fn read(path: &Path) -> Result<String, CliError> {
+    use std::io::Read;
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(FILE_LEN_MAX + 1).read_to_string(&mut text))
+        .map_err(|error| {
+            CliError::usage(format!("cannot read the configuration: {error}")).at(path.display())
+        })?;
+    if text.len() as u64 > FILE_LEN_MAX {
+        return Err(
+            CliError::usage(format!("the file is longer than {FILE_LEN_MAX} bytes"))
+                .at(path.display()),
+        );
+    }
+    Ok(text)
+}
+
+fn parse_file(path: &Path, text: &str) -> Result<(FileKeys, Vec<Placed>), CliError> {
+    let place = |span: Range<usize>| format!("{}:{}", path.display(), line_of(text, span.start));
+    let mut keys: FileKeys = toml::from_str(text).map_err(|error| {
+        let whole_file = path.display().to_string();
+        typo::explain(error.message()).at(error.span().map_or(whole_file, place))
+    })?;
+    let ports = std::mem::take(&mut keys.port)
+        .into_iter()
+        .map(|port| place_port(place(port.span()), port.into_inner()))
+        .collect::<Result<_, _>>()?;
+    Ok((keys, ports))
+}
+
+/// The line of a byte, counted from 1.
+fn line_of(text: &str, byte: usize) -> usize {
+    1 + text.bytes().take(byte).filter(|&b| b == b'\n').count()
+}
+
+fn parse_spec(spec: &str) -> Result<Placed, CliError> {
+    let place = format!("--port {spec}");
+    let keys = PortKeys::from_spec(spec).map_err(|error| error.at(&place))?;
+    place_port(place, keys)
+}
+
+fn place_port(place: String, keys: PortKeys) -> Result<Placed, CliError> {
+    match keys.resolve() {
+        Ok(spec) => Ok(Placed { place, spec }),
+        Err(error) => Err(error.at(place)),
+    }
+}
+
+/// What no port can know alone: there are some, not too many, and no name or device is used twice.
+fn check_together(ports: Vec<Placed>) -> Result<Vec<PortSpec>, CliError> {
+    if ports.is_empty() {
+        return Err(
+            CliError::usage("the switch has no ports").way_out("give --port tap:DEVICE or -c FILE")
+        );
+    }
+    if ports.len() > PORTS_MAX {
+        return Err(CliError::usage(format!(
+            "{} ports are more than {PORTS_MAX}",
+            ports.len()
+        )));
+    }
+    unique(
+        &ports,
+        |spec| spec.name.as_str(),
+        "name",
+        "choose another name=",
+    )?;
+    unique(
+        &ports,
+        |spec| spec.kind.device(),
+        "device",
+        "a device can be one port only",
+    )?;
+    Ok(ports.into_iter().map(|port| port.spec).collect())
+}
+
+fn unique(
+    ports: &[Placed],
+    key: fn(&PortSpec) -> &str,
+    what: &str,
+    way_out: &str,
+) -> Result<(), CliError> {
+    let mut seen = HashMap::new();
+    for port in ports {
+        let value = key(&port.spec);
+        if let Some(first) = seen.insert(value, &port.place) {
+            return Err(CliError::usage(format!(
+                "port {what} `{value}` is in use already, by {first}"
+            ))
+            .at(&port.place)
+            .way_out(way_out));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+//! One port: the keys that describe it, the same in TOML and in `--port KIND:DEVICE,KEY=VALUE`.
+
+use serde::Deserialize;
+
+use super::typo::explain;
+use super::values::{Coalesce, DeviceName, Mtu, OnOff, PortName};
+use crate::error::CliError;
+use crate::switch_api::{Offload, PortKind, PortSpec};
+
+/// What a port can be.
+const KINDS: &str = "tap";
+
+/// The keys as they were written. This is the one list of them.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PortKeys {
+    tap: Option<DeviceName>,
+    name: Option<PortName>,
+    mtu: Option<Mtu>,
+    coalesce: Option<Coalesce>,
+    offload: Option<OnOff>,
+    csum: Option<OnOff>,
+    tso: Option<OnOff>,
+    uso: Option<OnOff>,
+}
+
+impl PortKeys {
+    /// Reads `tap:DEVICE[,KEY=VALUE...]`.
+    pub(super) fn from_spec(spec: &str) -> Result<Self, CliError> {
+        let (kind, rest) = spec.split_once(':').ok_or_else(|| {
+            CliError::usage("a port is a kind and a device")
+                .way_out("write tap:DEVICE[,KEY=VALUE...]")
+        })?;
+        if kind != KINDS {
+            return Err(unknown_kind(kind));
+        }
+        let mut parts = rest.split(',');
+        let mut table = toml::Table::new();
+        table.insert(kind.to_owned(), parts.next().unwrap_or_default().into());
+        parts.try_for_each(|part| insert(&mut table, part))?;
+        table
+            .try_into()
+            .map_err(|error: toml::de::Error| explain(error.message()))
+    }
+
+    /// Checks the keys against each other and fills in what was left out.
+    pub(super) fn resolve(self) -> Result<PortSpec, CliError> {
+        let offload = self.offload()?;
+        let device = self.tap.ok_or_else(|| {
+            CliError::usage("the port has no device").way_out("add `tap = \"DEVICE\"`")
+        })?;
+        let name = match self.name {
+            Some(name) => name,
+            None => device.as_str().parse().map_err(|error: String| {
+                CliError::usage(error).way_out("or keep the device and add a `name`")
+            })?,
+        };
+        Ok(PortSpec {
+            name,
+            kind: PortKind::Tap { device },
+            mtu: self.mtu,
+            coalesce: self.coalesce.unwrap_or_default(),
+            offload,
+        })
+    }
+
+    /// `offload` sets all three, each key overrides it; super-packets need partial checksums, because every segment
+    /// gets a new one (virtio 1.3, section 5.1.3.1: the TSO and USO features require CSUM).
+    fn offload(&self) -> Result<Offload, CliError> {
+        let all = self.offload.is_none_or(|on| on.0);
+        let [csum, tso, uso] = [self.csum, self.tso, self.uso].map(|key| key.map(|on| on.0));
+        if csum == Some(false) {
+            for (key, value) in [("tso", tso), ("uso", uso)] {
+                if value == Some(true) {
+                    return Err(CliError::usage(format!("{key} needs csum"))
+                        .way_out(format!("drop `csum = off` or set `{key} = off`")));
+                }
+            }
+        }
+        let csum_off = csum == Some(false);
+        let tso = tso.unwrap_or(all) && !csum_off;
+        let uso = uso.unwrap_or(all) && !csum_off;
+        Ok(Offload {
+            csum: csum.unwrap_or(all) || tso || uso,
+            tso,
+            uso,
+        })
+    }
+}
+
+fn insert(table: &mut toml::Table, part: &str) -> Result<(), CliError> {
+    let (key, value) = part.split_once('=').ok_or_else(|| {
+        CliError::usage(format!("`{part}` is not KEY=VALUE"))
+            .way_out("write tap:DEVICE[,KEY=VALUE...]")
+    })?;
+    match table.insert(key.to_owned(), value.into()) {
+        None => Ok(()),
+        Some(_) => {
+            Err(CliError::usage(format!("key `{key}` is given twice")).way_out("keep one of them"))
+        }
+    }
+}
+
+/// The error for a kind of port that this version does not have.
+pub(super) fn unknown_kind(kind: &str) -> CliError {
+    CliError::usage(format!(
+        "unknown port kind `{kind}`: this version has {KINDS}"
+    ))
+}

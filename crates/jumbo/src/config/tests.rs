@@ -1,0 +1,369 @@
+use std::path::Path;
+
+use super::*;
+use crate::switch_api::Offload;
+
+fn from_specs(specs: &[&str]) -> Result<RunConfig, CliError> {
+    load(&RunArgs {
+        ports: specs.iter().map(|spec| (*spec).to_owned()).collect(),
+        ..RunArgs::default()
+    })
+}
+
+fn from_text(text: &str) -> Result<RunConfig, CliError> {
+    let (file, ports) = parse_file(Path::new("lab.toml"), text)?;
+    Ok(RunConfig {
+        ports: check_together(ports)?,
+        workers: file.workers,
+        socket: file.socket,
+        fdb_age: file.fdb_age_s.unwrap_or_default(),
+    })
+}
+
+fn offload(csum: bool, tso: bool, uso: bool) -> Offload {
+    Offload { csum, tso, uso }
+}
+
+#[test]
+fn a_bare_port_gets_the_defaults() {
+    let config = from_specs(&["tap:vm0"]).expect("valid");
+    let port = &config.ports[0];
+    assert_eq!(
+        (port.name.as_str(), port.kind.device(), port.mtu),
+        ("vm0", "vm0", None)
+    );
+    assert_eq!(
+        (port.coalesce, port.offload),
+        (values::Coalesce::Gro, offload(true, true, true))
+    );
+    assert_eq!(
+        (config.workers, config.socket, config.fdb_age.seconds()),
+        (None, None, 300)
+    );
+}
+
+#[test]
+fn both_forms_mean_the_same() {
+    let typed =
+        from_specs(&["tap:vm0,name=web,mtu=9000,coalesce=off,offload=off,csum=on"]).expect("valid");
+    for port in [
+        "tap = \"vm0\"\nname = \"web\"\nmtu = 9000\ncoalesce = \"off\"\noffload = \"off\"\ncsum = \"on\"",
+        "tap = \"vm0\"\nname = \"web\"\nmtu = \"9000\"\ncoalesce = \"off\"\noffload = false\ncsum = true",
+    ] {
+        assert_eq!(
+            from_text(&format!("[[port]]\n{port}\n")).expect("valid"),
+            typed
+        );
+    }
+    assert_eq!(typed.ports[0].mtu.expect("set").get(), 9000);
+}
+
+#[test]
+fn the_file_in_the_help_is_valid() {
+    let (_, text) = crate::args::RUN_HELP
+        .split_once("A file:\n")
+        .expect("a file");
+    let config = from_text(text).expect("valid");
+    assert_eq!(config.ports[0].name.as_str(), "web");
+    assert_eq!(config.workers.expect("set").get(), 2);
+    assert_eq!(
+        config.socket.as_deref(),
+        Some(Path::new("/run/jumbo/lab.sock"))
+    );
+    assert_eq!(config.fdb_age.seconds(), 300);
+}
+
+#[test]
+fn the_help_lists_every_key_and_the_limits() {
+    let help = crate::args::RUN_HELP;
+    let refused = from_specs(&["tap:vm0,?=1"])
+        .expect_err("refused")
+        .to_string();
+    let (_, keys) = refused.split_once("the keys are ").expect("the keys");
+    for key in keys.split(", ").filter(|key| *key != "tap") {
+        assert!(help.contains(&format!("\n  {key} ")), "{key}");
+    }
+    let refused = from_text("\"?\" = 1").expect_err("refused").to_string();
+    let (_, keys) = refused.split_once("the keys are ").expect("the keys");
+    for key in keys.split(", ") {
+        assert!(
+            help.contains(&format!("\n  {key} =")) || help.contains(&format!("\n  [[{key}]]")),
+            "{key}"
+        );
+    }
+    assert!(help.contains(&format!("{} to {}", values::Mtu::MIN, values::Mtu::MAX)));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_a_panic(spec in ".{0,60}", keys in "(tap|name|mtu|port|\\[|\\]|=|,|`|\"|\n|[a-z0-9]){0,30}") {
+        let _ = from_specs(&[&spec]);
+        let _ = from_specs(&[&format!("tap:{keys}")]);
+        let _ = from_text(&spec);
+        let _ = from_text(&keys);
+    }
+}
+
+#[test]
+fn offload_keys_override_offload_and_imply_csum() {
+    for (keys, expected) in [
+        ("", offload(true, true, true)),
+        (",offload=off", offload(false, false, false)),
+        (",offload=off,tso=on", offload(true, true, false)),
+        (",offload=off,uso=on", offload(true, false, true)),
+        (",offload=off,csum=on", offload(true, false, false)),
+        (",csum=off", offload(false, false, false)),
+        (",tso=off", offload(true, false, true)),
+        (",tso=off,uso=off", offload(true, false, false)),
+        (",csum=off,tso=off", offload(false, false, false)),
+    ] {
+        let config = from_specs(&[&format!("tap:vm0{keys}")]).expect(keys);
+        assert_eq!(config.ports[0].offload, expected, "{keys}");
+    }
+}
+
+#[test]
+fn a_wrong_port_is_refused_in_one_sentence() {
+    for (spec, expected) in [
+        (
+            "vm0",
+            "a port is a kind and a device; write tap:DEVICE[,KEY=VALUE...]",
+        ),
+        ("xyz:vm0", "unknown port kind `xyz`: this version has tap"),
+        (
+            "vhost-user:/tmp/a",
+            "unknown port kind `vhost-user`: this version has tap",
+        ),
+        (":vm0", "unknown port kind ``: this version has tap"),
+        (
+            "tap:",
+            "`` cannot be a device: give 1 to 15 characters without blank, `/`, `:` and `%`",
+        ),
+        (
+            "tap:a/b",
+            "`a/b` cannot be a device: give 1 to 15 characters without blank, `/`, `:` and `%`",
+        ),
+        (
+            "tap:tap%d",
+            "`tap%d` cannot be a device: give 1 to 15 characters without blank, `/`, `:` and `%`",
+        ),
+        (
+            "tap:sixteen-letters0",
+            "`sixteen-letters0` cannot be a device: give 1 to 15 characters without blank, `/`, `:` and `%`",
+        ),
+        (
+            "tap:..",
+            "`..` cannot be a device: give 1 to 15 characters without blank, `/`, `:` and `%`",
+        ),
+        (
+            "tap:vm0,fast",
+            "`fast` is not KEY=VALUE; write tap:DEVICE[,KEY=VALUE...]",
+        ),
+        (
+            "tap:vm0,",
+            "`` is not KEY=VALUE; write tap:DEVICE[,KEY=VALUE...]",
+        ),
+        (
+            "tap:vm0,mtuu=1500",
+            "unknown key `mtuu`; did you mean `mtu`?",
+        ),
+        (
+            "tap:vm0,colaesce=off",
+            "unknown key `colaesce`; did you mean `coalesce`?",
+        ),
+        (
+            "tap:vm0,x=1",
+            "unknown key `x`; the keys are tap, name, mtu, coalesce, offload, csum, tso, uso",
+        ),
+        (
+            "tap:vm0,mtu=1,mtu=2",
+            "key `mtu` is given twice; keep one of them",
+        ),
+        (
+            "tap:vm0,tap=vm1",
+            "key `tap` is given twice; keep one of them",
+        ),
+        (
+            "tap:vm0,mtu=67",
+            "mtu 67 is out of range: give 68 to 65521 bytes",
+        ),
+        (
+            "tap:vm0,mtu=65522",
+            "mtu 65522 is out of range: give 68 to 65521 bytes",
+        ),
+        (
+            "tap:vm0,mtu=99999999999",
+            "mtu 99999999999 is out of range: give 68 to 65521 bytes",
+        ),
+        (
+            "tap:vm0,mtu=jumbo",
+            "mtu jumbo is out of range: give 68 to 65521 bytes",
+        ),
+        (
+            "tap:vm0,coalesce=rsc",
+            "coalesce cannot be `rsc`: give off or gro",
+        ),
+        ("tap:vm0,tso=yes", "`yes` is neither on nor off"),
+        (
+            "tap:vm0,csum=off,tso=on",
+            "tso needs csum; drop `csum = off` or set `tso = off`",
+        ),
+        (
+            "tap:vm0,csum=off,uso=on",
+            "uso needs csum; drop `csum = off` or set `uso = off`",
+        ),
+        (
+            "tap:vm0,name=a b",
+            "`a b` cannot be a port name: give 1 to 32 letters, digits, `.`, `_` or `-`",
+        ),
+        (
+            "tap:vm@0",
+            "`vm@0` cannot be a port name: give 1 to 32 letters, digits, `.`, `_` or `-`; or keep the device and add a `name`",
+        ),
+    ] {
+        let error = from_specs(&[spec]).expect_err(spec);
+        assert_eq!(error.to_string(), format!("--port {spec}: {expected}"));
+        assert_eq!(error.code.number(), 2, "{spec}");
+    }
+}
+
+#[test]
+fn the_limits_themselves_are_valid() {
+    for spec in [
+        "tap:vm0,mtu=68",
+        "tap:vm0,mtu=65521",
+        "tap:fifteen-letters",
+        "tap:vm@0,name=ok",
+    ] {
+        assert!(from_specs(&[spec]).is_ok(), "{spec}");
+    }
+}
+
+#[test]
+fn ports_must_differ() {
+    let name = from_specs(&["tap:a", "tap:b,name=a"])
+        .expect_err("refused")
+        .to_string();
+    assert_eq!(
+        name,
+        "--port tap:b,name=a: port name `a` is in use already, by --port tap:a; choose another name="
+    );
+    let device = from_specs(&["tap:a", "tap:a,name=b"])
+        .expect_err("refused")
+        .to_string();
+    assert_eq!(
+        device,
+        "--port tap:a,name=b: port device `a` is in use already, by --port tap:a; a device can be one port only"
+    );
+}
+
+#[test]
+fn a_switch_has_ports_and_not_too_many() {
+    let none = from_specs(&[]).expect_err("refused").to_string();
+    assert_eq!(
+        none,
+        "the switch has no ports; give --port tap:DEVICE or -c FILE"
+    );
+    let specs: Vec<_> = (0..=PORTS_MAX)
+        .map(|number| format!("tap:t{number}"))
+        .collect();
+    let specs: Vec<_> = specs.iter().map(String::as_str).collect();
+    assert_eq!(
+        from_specs(&specs).expect_err("refused").to_string(),
+        "257 ports are more than 256"
+    );
+    assert!(from_specs(&specs[1..]).is_ok());
+}
+
+#[test]
+fn a_wrong_file_is_refused_with_its_line() {
+    for (text, expected) in [
+        (
+            "workers = 2\nsokcet = \"a\"\n",
+            "lab.toml:2: unknown key `sokcet`; did you mean `socket`?",
+        ),
+        (
+            "\n\nworkers = 0\n",
+            "lab.toml:3: workers 0 is out of range: give 1 to 256",
+        ),
+        (
+            "fdb_age_s = -1\n",
+            "lab.toml:1: fdb_age_s -1 is out of range: give 1 to 1000000 seconds",
+        ),
+        (
+            "[[port]]\ntap = \"a\"\nmtuu = 1500\n",
+            "lab.toml:3: unknown key `mtuu`; did you mean `mtu`?",
+        ),
+        (
+            "[[port]]\nxdp = \"a\"\n",
+            "lab.toml:2: unknown port kind `xdp`: this version has tap",
+        ),
+        (
+            "[[port]]\ntap = \"a\"\n\nmtu = 4\n",
+            "lab.toml:4: mtu 4 is out of range: give 68 to 65521 bytes",
+        ),
+        (
+            "[[port]]\ntap = \"a\"\ncoalesce = \"lro\"\n",
+            "lab.toml:3: coalesce cannot be `lro`: give off or gro",
+        ),
+        (
+            "workers = 1\n[[port]]\nname = \"a\"\n",
+            "lab.toml:2: the port has no device; add `tap = \"DEVICE\"`",
+        ),
+        (
+            "[[port]]\ntap = \"a\"\n[[port]]\ntap = \"b\"\nname = \"a\"\n",
+            "lab.toml:3: port name `a` is in use already, by lab.toml:1; choose another name=",
+        ),
+        (
+            "[[ports]]\ntap = \"a\"\n",
+            "lab.toml:1: unknown key `ports`; did you mean `port`?",
+        ),
+    ] {
+        let error = from_text(text).expect_err(text);
+        assert_eq!(error.to_string(), expected);
+        assert_eq!(error.code.number(), 2, "{text}");
+    }
+}
+
+#[test]
+fn what_is_no_toml_names_its_line() {
+    for text in [
+        "workers = 1\nworkers =\n",
+        "workers = 1\n= 3\n",
+        "workers = 1\nworkers = 2\n",
+    ] {
+        let error = from_text(text).expect_err(text).to_string();
+        assert!(error.starts_with("lab.toml:2: "), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}
+
+#[test]
+fn what_is_typed_wins_over_the_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("lab.toml");
+    std::fs::write(&path, "workers = 1\nfdb_age_s = 9\n[[port]]\ntap = \"a\"\n").expect("written");
+    let args = RunArgs {
+        ports: vec!["tap:b".into()],
+        config: Some(path),
+        workers: Some("3".parse().expect("valid")),
+        ..RunArgs::default()
+    };
+    let config = load(&args).expect("valid");
+    assert_eq!(config.workers.expect("set").get(), 3);
+    assert_eq!(config.fdb_age.seconds(), 9);
+    let names: Vec<_> = config.ports.iter().map(|port| port.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_or_never_ends_is_refused() {
+    for path in ["/nonexistent/lab.toml", "/dev/zero", "/"] {
+        let error = load(&RunArgs {
+            config: Some(path.into()),
+            ..RunArgs::default()
+        })
+        .expect_err(path);
+        assert_eq!(error.code.number(), 2, "{error}");
+    }
+}

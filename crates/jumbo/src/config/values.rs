@@ -1,0 +1,251 @@
+//! The values a configuration is made of. Each is parsed from text by its `FromStr`, whether it comes from the command
+//! line or from TOML, so there is one message for one mistake.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::de::{Deserialize, Deserializer, Error, Visitor};
+
+/// Longest device name, in bytes. Linux: `IFNAMSIZ` is 16 with the final zero.
+const DEVICE_NAME_LEN_MAX: usize = 15;
+/// Longest port name, in bytes: fits a table column and a metric label.
+const PORT_NAME_LEN_MAX: usize = 32;
+/// Most worker threads: far more than a switch of this kind can use, few enough to be a typing mistake beyond.
+const WORKERS_MAX: u16 = 256;
+/// Seconds; IEEE 802.1Q-2018 table 8-6 gives 1 000 000 as the upper end.
+const FDB_AGE_S_MAX: u32 = 1_000_000;
+
+/// Reads a value through its `FromStr`: TOML may say `mtu = 1500`, the command line can only say `mtu=1500` as text.
+macro_rules! from_text {
+    ($($name:ty),*) => { $(
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_any(Text)?.parse().map_err(D::Error::custom)
+            }
+        }
+    )* };
+}
+
+from_text!(Mtu, Workers, FdbAge, DeviceName, PortName, Coalesce, OnOff);
+
+/// Turns the scalar that is there into text.
+struct Text;
+
+impl Visitor<'_> for Text {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text, a whole number or on/off")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+
+    fn visit_bool<E>(self, on: bool) -> Result<String, E> {
+        Ok(if on { "on" } else { "off" }.to_owned())
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
+}
+
+/// Largest layer 3 packet of a port, in bytes: 68 to 65521.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mtu(u16);
+
+impl Mtu {
+    /// What every IPv4 network must carry (RFC 791, section 3.2); also `ETH_MIN_MTU` of Linux.
+    pub(crate) const MIN: u16 = 68;
+    /// What a TAP takes: `MAX_MTU` less the Ethernet header, drivers/net/tun.c `tun_net_initialize`, Linux 6.12.
+    pub(crate) const MAX: u16 = 65535 - 14;
+    /// RFC 894.
+    pub(crate) const ETHERNET: Self = Self(1500);
+
+    /// The number of bytes.
+    #[allow(dead_code, reason = "read by the switch behind the seam")]
+    pub(crate) fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl FromStr for Mtu {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        in_range(text, u32::from(Self::MIN), u32::from(Self::MAX))
+            .and_then(|number| u16::try_from(number).ok())
+            .map(Self)
+            .ok_or_else(|| {
+                format!(
+                    "mtu {text} is out of range: give {} to {} bytes",
+                    Self::MIN,
+                    Self::MAX
+                )
+            })
+    }
+}
+
+impl fmt::Display for Mtu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Number of worker threads: 1 to 256.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Workers(u16);
+
+impl Workers {
+    /// The number of threads.
+    #[allow(dead_code, reason = "read by the switch behind the seam")]
+    pub(crate) fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl FromStr for Workers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        in_range(text, 1, u32::from(WORKERS_MAX))
+            .and_then(|number| u16::try_from(number).ok())
+            .map(Self)
+            .ok_or_else(|| format!("workers {text} is out of range: give 1 to {WORKERS_MAX}"))
+    }
+}
+
+/// Seconds after which a learned address is forgotten: 1 to 1 000 000.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FdbAge(u32);
+
+impl FdbAge {
+    /// The number of seconds.
+    #[allow(dead_code, reason = "read by the switch behind the seam")]
+    pub(crate) fn seconds(self) -> u32 {
+        self.0
+    }
+}
+
+impl Default for FdbAge {
+    /// 300 s: IEEE 802.1Q-2018 table 8-6, and the Linux bridge.
+    fn default() -> Self {
+        Self(300)
+    }
+}
+
+impl FromStr for FdbAge {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        in_range(text, 1, FDB_AGE_S_MAX).map(Self).ok_or_else(|| {
+            format!("fdb_age_s {text} is out of range: give 1 to {FDB_AGE_S_MAX} seconds")
+        })
+    }
+}
+
+fn in_range(text: &str, min: u32, max: u32) -> Option<u32> {
+    text.parse()
+        .ok()
+        .filter(|number| (min..=max).contains(number))
+}
+
+/// Name of a network device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DeviceName(String);
+
+impl DeviceName {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for DeviceName {
+    type Err = String;
+
+    /// What Linux takes (net/core/dev.c `dev_valid_name`), less `%`, which would ask the kernel to make up a number.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = !text.is_empty() && text != "." && text != "..";
+        let short = text.len() <= DEVICE_NAME_LEN_MAX;
+        let clean = !text
+            .chars()
+            .any(|c| c.is_whitespace() || c.is_control() || "/:%".contains(c));
+        if known && short && clean {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(format!(
+            "`{text}` cannot be a device: give 1 to {DEVICE_NAME_LEN_MAX} characters without blank, `/`, `:` and `%`"
+        ))
+    }
+}
+
+/// Name of a port, as tables and counters show it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct PortName(String);
+
+impl PortName {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for PortName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fits = (1..=PORT_NAME_LEN_MAX).contains(&text.len());
+        if fits
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(format!(
+            "`{text}` cannot be a port name: give 1 to {PORT_NAME_LEN_MAX} letters, digits, `.`, `_` or `-`"
+        ))
+    }
+}
+
+/// How packets that leave by a port are coalesced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Coalesce {
+    /// Not at all.
+    Off,
+    /// Only what can be taken apart again byte for byte.
+    #[default]
+    Gro,
+}
+
+impl FromStr for Coalesce {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            "gro" => Ok(Self::Gro),
+            _ => Err(format!("coalesce cannot be `{text}`: give off or gro")),
+        }
+    }
+}
+
+/// A thing that is on or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OnOff(pub(crate) bool);
+
+impl FromStr for OnOff {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "on" => Ok(Self(true)),
+            "off" => Ok(Self(false)),
+            _ => Err(format!("`{text}` is neither on nor off")),
+        }
+    }
+}

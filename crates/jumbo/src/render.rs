@@ -1,0 +1,445 @@
+//! The same data as the JSON, as tables for people.
+
+use std::fmt::Write as _;
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+
+use crate::control::{Ports, Status};
+use crate::switch_api::{Capability, PortState, PortStatus, Snapshot, Traffic};
+
+/// Columns of the terminal; None for a file or a pipe, where lines may have any length.
+pub(crate) type Width = Option<u16>;
+
+/// `jumbo status`.
+pub(crate) fn status(status: &Status, width: Width) -> String {
+    let Status {
+        version,
+        pid,
+        uptime_s,
+        socket,
+        switch,
+    } = status;
+    let mut text = format!(
+        "jumbo {version}, pid {pid}, up {}, {} workers, {} addresses learned\ncontrol socket {socket}\n\n",
+        duration(*uptime_s),
+        switch.workers,
+        switch.fdb_entries,
+    );
+    let _ = write!(
+        text,
+        "{}\n\n{}",
+        overview(&switch.ports, width),
+        books(switch, width)
+    );
+    tidy(&text)
+}
+
+fn overview(ports: &[PortStatus], width: Width) -> Table {
+    let mut table = table(
+        &[
+            "port",
+            "kind",
+            "device",
+            "state",
+            "mtu",
+            "rx packets",
+            "rx",
+            "tx packets",
+            "tx",
+            "tx seg/packet",
+        ],
+        width,
+    );
+    align_right(&mut table, 4..10);
+    for port in ports {
+        table.add_row([
+            port.name.clone(),
+            port.kind.clone(),
+            port.device.clone(),
+            state(port.state).to_owned(),
+            port.mtu.to_string(),
+            count(port.rx.packets),
+            bytes(port.rx.bytes),
+            count(port.tx.packets),
+            bytes(port.tx.bytes),
+            format!("{:.1}", port.tx.segments_per_packet),
+        ]);
+    }
+    table
+}
+
+/// Both sides of the equation beside each other, and whether it holds.
+fn books(switch: &Snapshot, width: Width) -> String {
+    let books = &switch.books;
+    let came = [
+        ("received", Some(books.received)),
+        ("made by segmentation", Some(books.made_by_segmentation)),
+        ("flood copies", Some(books.flood_copies)),
+        ("", None),
+    ];
+    let went = [
+        ("sent", books.sent),
+        ("absorbed by merging", books.absorbed_by_merging),
+        ("dropped", books.dropped),
+        ("resting", books.resting),
+    ];
+    let mut table = table(&["in", "packets", "out", "packets"], width);
+    align_right(&mut table, 1..2);
+    align_right(&mut table, 3..4);
+    for ((source, number), (end, ended)) in came.into_iter().zip(went) {
+        let number = number.map(count).unwrap_or_default();
+        table.add_row([source, &number, end, &count(ended)]);
+    }
+    let holds = if books.balanced {
+        "balance"
+    } else {
+        "do not balance at this moment"
+    };
+    format!("{table}\n\nThe books {holds}.")
+}
+
+/// `jumbo ports`.
+pub(crate) fn ports(ports: &Ports, width: Width) -> String {
+    let sections: Vec<_> = ports.ports.iter().map(|one| port(one, width)).collect();
+    tidy(&sections.join("\n"))
+}
+
+fn port(port: &PortStatus, width: Width) -> String {
+    let mut text = format!(
+        "{}: {} {}, {}, mtu {}\n\n{}\n",
+        port.name,
+        port.kind,
+        port.device,
+        state(port.state),
+        port.mtu,
+        traffic(port, width),
+    );
+    if !port.capabilities.is_empty() {
+        let _ = writeln!(text, "\n{}", capabilities(&port.capabilities, width));
+    }
+    if !port.reasons.is_empty() {
+        let _ = writeln!(text, "\n{}", reasons(port, width));
+    }
+    text
+}
+
+fn traffic(port: &PortStatus, width: Width) -> Table {
+    let mut table = table(
+        &["", "packets", "bytes", "super-packets", "segments/packet"],
+        width,
+    );
+    align_right(&mut table, 1..5);
+    for (
+        name,
+        Traffic {
+            packets,
+            bytes,
+            super_packets,
+            segments_per_packet,
+        },
+    ) in [("rx", &port.rx), ("tx", &port.tx)]
+    {
+        table.add_row([
+            name.to_owned(),
+            count(*packets),
+            count(*bytes),
+            count(*super_packets),
+            format!("{segments_per_packet:.1}"),
+        ]);
+    }
+    table
+}
+
+fn capabilities(capabilities: &[Capability], width: Width) -> Table {
+    let mut table = table(&["capability", "offered", "in use", "why not"], width);
+    for Capability {
+        name,
+        offered,
+        in_use,
+        why,
+    } in capabilities
+    {
+        table.add_row([
+            name,
+            yes(*offered),
+            yes(*in_use),
+            why.as_deref().unwrap_or(""),
+        ]);
+    }
+    table
+}
+
+fn reasons(port: &PortStatus, width: Width) -> Table {
+    let mut table = table(&["stage", "reason", "count", "meaning"], width);
+    align_right(&mut table, 2..3);
+    for (stage, reasons) in &port.reasons {
+        for (reason, seen) in reasons {
+            table.add_row([stage.as_str(), reason, &count(seen.count), &seen.doc]);
+        }
+    }
+    table
+}
+
+/// A table without lines, as wide as it is or as the terminal at most.
+fn table(header: &[&str], width: Width) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_header(header.iter().map(Cell::new));
+    // Nothing before the first column, two blanks between columns.
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    if let Some(width) = width {
+        table
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_width(width);
+    }
+    table
+}
+
+/// Without the blanks that fill up a table's last column.
+fn tidy(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+    lines.join("\n")
+}
+
+fn align_right(table: &mut Table, columns: std::ops::Range<usize>) {
+    for index in columns {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+fn state(state: PortState) -> &'static str {
+    match state {
+        PortState::Up => "up",
+        PortState::Gone => "gone",
+    }
+}
+
+fn yes(yes: bool) -> &'static str {
+    if yes { "yes" } else { "no" }
+}
+
+/// Digits in groups of three, by a thin apostrophe that copies well: 1'234'567.
+fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push('\'');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Decimal units, as networks count: 1.5 MB is 1 500 000 bytes.
+fn bytes(number: u64) -> String {
+    let mut value = number as f64;
+    for unit in ["B", "kB", "MB", "GB", "TB"] {
+        if value < 1000.0 {
+            let digits = if unit == "B" { 0 } else { 1 };
+            return format!("{value:.digits$} {unit}");
+        }
+        value /= 1000.0;
+    }
+    format!("{value:.1} PB")
+}
+
+fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, _, _) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::switch_api::{Books, ReasonCount};
+
+    fn sample() -> Status {
+        let tx = Traffic {
+            packets: 1200,
+            bytes: 53_000_000,
+            super_packets: 900,
+            segments_per_packet: 30.5,
+        };
+        let rx = Traffic {
+            packets: 35_000,
+            bytes: 52_990_000,
+            segments_per_packet: 1.0,
+            ..Traffic::default()
+        };
+        let why = Some("the guest did not ask for it".to_owned());
+        let capabilities = vec![
+            Capability {
+                name: "csum".into(),
+                offered: true,
+                in_use: true,
+                why: None,
+            },
+            Capability {
+                name: "uso".into(),
+                offered: true,
+                in_use: false,
+                why,
+            },
+        ];
+        let seen = ReasonCount {
+            count: 1024,
+            doc: "the packet carries PSH".into(),
+        };
+        let reasons = [("coalesce".to_owned(), [("psh".to_owned(), seen)].into())].into();
+        let port = |name: &str, state| PortStatus {
+            name: name.into(),
+            kind: "tap".into(),
+            device: format!("{name}0"),
+            mtu: 1500,
+            state,
+            ..PortStatus::default()
+        };
+        let web = PortStatus {
+            capabilities,
+            rx,
+            tx,
+            reasons,
+            ..port("web", PortState::Up)
+        };
+        let books = Books {
+            received: 35_000,
+            sent: 1200,
+            absorbed_by_merging: 33_800,
+            balanced: true,
+            ..Books::default()
+        };
+        let ports = vec![web, port("db", PortState::Gone)];
+        let switch = Snapshot {
+            workers: 2,
+            fdb_entries: 3,
+            books,
+            ports,
+        };
+        Status {
+            version: "0.1.0".into(),
+            pid: 4711,
+            uptime_s: 61,
+            socket: "/run/jumbo/0.sock".into(),
+            switch,
+        }
+    }
+
+    #[test]
+    fn status_is_a_page_for_people() {
+        assert_eq!(
+            status(&sample(), None),
+            "\
+jumbo 0.1.0, pid 4711, up 1 min 1 s, 2 workers, 3 addresses learned
+control socket /run/jumbo/0.sock
+
+port  kind  device  state   mtu  rx packets       rx  tx packets       tx  tx seg/packet
+web   tap   web0    up     1500      35'000  53.0 MB       1'200  53.0 MB           30.5
+db    tap   db0     gone   1500           0      0 B           0      0 B            0.0
+
+in                    packets  out                  packets
+received               35'000  sent                   1'200
+made by segmentation        0  absorbed by merging   33'800
+flood copies                0  dropped                    0
+                               resting                    0
+
+The books balance."
+        );
+    }
+
+    #[test]
+    fn ports_show_capabilities_and_reasons() {
+        let ports_of_sample = Ports {
+            ports: sample().switch.ports,
+        };
+        assert_eq!(
+            ports(&ports_of_sample, None),
+            "\
+web: tap web0, up, mtu 1500
+
+    packets       bytes  super-packets  segments/packet
+rx   35'000  52'990'000              0              1.0
+tx    1'200  53'000'000            900             30.5
+
+capability  offered  in use  why not
+csum        yes      yes
+uso         yes      no      the guest did not ask for it
+
+stage     reason  count  meaning
+coalesce  psh     1'024  the packet carries PSH
+
+db: tap db0, gone, mtu 1500
+
+    packets  bytes  super-packets  segments/packet
+rx        0      0              0              0.0
+tx        0      0              0              0.0"
+        );
+    }
+
+    #[test]
+    fn a_narrow_terminal_wraps_and_is_not_overrun() {
+        let page = ports(
+            &Ports {
+                ports: sample().switch.ports,
+            },
+            Some(50),
+        );
+        assert!(
+            page.lines().all(|line| line.chars().count() <= 50),
+            "{page}"
+        );
+        assert!(page.contains("PSH"), "{page}");
+    }
+
+    #[test]
+    fn the_json_is_flat_and_survives_the_wire() {
+        let json = serde_json::to_value(sample()).expect("JSON");
+        for key in [
+            "version",
+            "pid",
+            "uptime_s",
+            "socket",
+            "workers",
+            "fdb_entries",
+            "books",
+            "ports",
+        ] {
+            assert!(json.get(key).is_some(), "{key}");
+        }
+        assert_eq!(json["ports"][1]["state"], "gone");
+        assert_eq!(
+            json["ports"][0]["reasons"]["coalesce"]["psh"]["count"],
+            1024
+        );
+        assert_eq!(
+            serde_json::from_value::<Status>(json).expect("a status"),
+            sample()
+        );
+    }
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(
+            [0, 999, 1000, 1_234_567].map(count),
+            ["0", "999", "1'000", "1'234'567"]
+        );
+        assert_eq!(
+            [0, 999, 1500, 2_500_000].map(bytes),
+            ["0 B", "999 B", "1.5 kB", "2.5 MB"]
+        );
+        assert_eq!(
+            [59, 61, 3660, 90_000].map(duration),
+            ["59 s", "1 min 1 s", "1 h 1 min", "1 d 1 h"]
+        );
+    }
+}

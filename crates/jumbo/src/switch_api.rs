@@ -1,0 +1,171 @@
+//! The seam between this binary and the switch: what it is given, what it tells, how it is started and stopped.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::values::{Coalesce, DeviceName, FdbAge, Mtu, PortName, Workers};
+use crate::error::CliError;
+
+/// A validated configuration: names and devices are unique, there is at least one port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RunConfig {
+    pub(crate) ports: Vec<PortSpec>,
+    /// None: the switch decides.
+    pub(crate) workers: Option<Workers>,
+    /// Where to listen; None: the first free number.
+    pub(crate) socket: Option<PathBuf>,
+    pub(crate) fdb_age: FdbAge,
+}
+
+/// One port of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PortSpec {
+    pub(crate) name: PortName,
+    pub(crate) kind: PortKind,
+    /// None: what the device has.
+    pub(crate) mtu: Option<Mtu>,
+    /// Of packets that leave by this port.
+    pub(crate) coalesce: Coalesce,
+    pub(crate) offload: Offload,
+}
+
+/// What a port stands on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum PortKind {
+    Tap { device: DeviceName },
+}
+
+impl PortKind {
+    #[allow(dead_code, reason = "read by the switch behind the seam")]
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Tap { .. } => "tap",
+        }
+    }
+
+    pub(crate) fn device(&self) -> &str {
+        match self {
+            Self::Tap { device } => device.as_str(),
+        }
+    }
+}
+
+/// What the port may use of its device's offloads. `tso` or `uso` imply `csum`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Offload {
+    pub(crate) csum: bool,
+    pub(crate) tso: bool,
+    pub(crate) uso: bool,
+}
+
+/// Why a run ends.
+#[derive(Debug)]
+pub(crate) enum StopCause {
+    /// The operator's signal, by name.
+    Signal(&'static str),
+    /// The switch cannot go on.
+    #[allow(dead_code, reason = "made by the switch behind the seam")]
+    Broken(CliError),
+}
+
+/// A running switch, as the control thread sees it.
+pub(crate) trait Switch: Send + Sync {
+    /// What is true now. Called from the control thread, at most a few times a second.
+    fn snapshot(&self) -> Snapshot;
+    /// Stops the workers, waits for them and tells how it ended. A second call only tells.
+    fn stop(&self) -> Snapshot;
+}
+
+/// Starts the switch. When it cannot go on later, it says so through `broken`.
+///
+/// # Errors
+/// Exit code 3 for what the machine refuses, 2 for a device that is not what the configuration says.
+pub(crate) fn start(
+    config: &RunConfig,
+    broken: Sender<StopCause>,
+) -> Result<Arc<dyn Switch>, CliError> {
+    let _ = (config, broken);
+    Err(CliError::internal("this build has no switch"))
+}
+
+/// What the switch knows about itself.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Snapshot {
+    pub(crate) workers: u64,
+    /// Addresses in the forwarding table.
+    pub(crate) fdb_entries: u64,
+    pub(crate) books: Books,
+    pub(crate) ports: Vec<PortStatus>,
+}
+
+/// Every packet is somewhere: received + made_by_segmentation + flood_copies = sent + absorbed_by_merging + dropped +
+/// resting, at any quiet point. All in packets.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Books {
+    pub(crate) received: u64,
+    pub(crate) made_by_segmentation: u64,
+    pub(crate) flood_copies: u64,
+    pub(crate) sent: u64,
+    pub(crate) absorbed_by_merging: u64,
+    pub(crate) dropped: u64,
+    pub(crate) resting: u64,
+    /// Whether the equation holds. Between two quiet points it may not, for a moment.
+    pub(crate) balanced: bool,
+}
+
+/// One port, as it is. rx and tx are seen from the switch.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PortStatus {
+    pub(crate) name: String,
+    /// `tap`.
+    pub(crate) kind: String,
+    pub(crate) device: String,
+    pub(crate) mtu: u64,
+    pub(crate) state: PortState,
+    pub(crate) capabilities: Vec<Capability>,
+    pub(crate) rx: Traffic,
+    pub(crate) tx: Traffic,
+    /// Stage, then reason.
+    pub(crate) reasons: BTreeMap<String, BTreeMap<String, ReasonCount>>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PortState {
+    #[default]
+    Up,
+    /// The device went away.
+    Gone,
+}
+
+/// One capability of a port and, where it is not used, why.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Capability {
+    pub(crate) name: String,
+    pub(crate) offered: bool,
+    pub(crate) in_use: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) why: Option<String>,
+}
+
+/// What went one way through a port.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Traffic {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+    /// How many of the packets stand for several segments.
+    pub(crate) super_packets: u64,
+    /// Mean over all packets; 0 without packets.
+    pub(crate) segments_per_packet: f64,
+}
+
+/// How often, and what it means.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ReasonCount {
+    pub(crate) count: u64,
+    pub(crate) doc: String,
+}

@@ -1,0 +1,276 @@
+//! The binary from outside: exit codes, words, the control protocol as bytes.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn jumbo(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jumbo"));
+    command
+        .args(args)
+        .env_remove("NO_COLOR")
+        .env_remove("CLICOLOR_FORCE")
+        .stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    jumbo(args).output().expect("started")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("text")
+}
+
+#[test]
+fn what_is_mistyped_ends_with_2_and_says_so_on_stderr() {
+    for (args, words) in [
+        (
+            &["run"][..],
+            "error: the switch has no ports; give --port tap:DEVICE or -c FILE\n",
+        ),
+        (
+            &["run", "--port", "xyz:a"],
+            "error: --port xyz:a: unknown port kind `xyz`: this version has tap\n",
+        ),
+        (
+            &["run", "--port", "tap:a,mtu=1"],
+            "error: --port tap:a,mtu=1: mtu 1 is out of range: give 68 to 65521 bytes\n",
+        ),
+        (
+            &["run", "-c", "/nonexistent.toml"],
+            "error: /nonexistent.toml: cannot read the configuration: No such file",
+        ),
+        (
+            &["run", "--port", "tap:a", "--workers", "0"],
+            "workers 0 is out of range: give 1 to 256",
+        ),
+        (&["run", "--prot", "tap:a"], "'--port'"),
+        (&["replay"], "<IN|--sample>"),
+        (&["dance"], "unrecognized subcommand 'dance'"),
+        (&[], "Usage: jumbo"),
+    ] {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(
+            stderr(&output).contains(words),
+            "{args:?}: {}",
+            stderr(&output)
+        );
+        assert_eq!(stdout(&output), "", "{args:?}");
+    }
+}
+
+#[test]
+fn a_mistake_in_a_file_names_its_line() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("lab.toml");
+    std::fs::write(&path, "workers = 1\n[[port]]\ntap = \"a\"\nmtuu = 1500\n").expect("written");
+    let path = path.to_str().expect("text");
+    let output = run(&["run", "-c", path]);
+    assert_eq!(
+        stderr(&output),
+        format!("error: {path}:4: unknown key `mtuu`; did you mean `mtu`?\n")
+    );
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn a_socket_in_use_is_refused_before_any_device_is_touched() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("lab.sock");
+    let _listener = UnixListener::bind(&path).expect("bound");
+    let path = path.to_str().expect("text");
+    let output = run(&["run", "--port", "tap:jumbo-none", "--socket", path]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("the socket is in use by a running switch (pid "),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn help_and_version_are_data() {
+    for args in [
+        &["--help"][..],
+        &["run", "--help"],
+        &["--version"],
+        &["help", "replay"],
+    ] {
+        let output = run(args);
+        assert_eq!(
+            (output.status.code(), stderr(&output).as_str()),
+            (Some(0), ""),
+            "{args:?}"
+        );
+        assert!(!stdout(&output).is_empty(), "{args:?}");
+    }
+    assert!(stdout(&run(&["--help"])).contains("Exit codes:"));
+}
+
+#[test]
+fn no_switch_is_a_failed_outcome() {
+    let output = run(&["status", "--socket", "/nonexistent/a.sock"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        stderr(&output),
+        "error: /nonexistent/a.sock: no switch listens here\n"
+    );
+}
+
+/// Answers one connection with `answer`, whatever is asked, and returns the line that was.
+fn answer_once(path: &Path, answer: &'static str) -> std::thread::JoinHandle<String> {
+    let listener = UnixListener::bind(path).expect("bound");
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client");
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).expect("asked");
+        // A client that went away is for the test to judge.
+        let _ = stream.write_all(answer.as_bytes());
+        line
+    })
+}
+
+/// Runs a client command against a switch that gives `answer`; its output and what it asked.
+fn ask(command: &[&str], answer: &'static str) -> (Output, String) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("lab.sock");
+    let server = answer_once(&path, answer);
+    let output = jumbo(command)
+        .arg("--socket")
+        .arg(&path)
+        .output()
+        .expect("started");
+    (output, server.join().expect("served"))
+}
+
+const PORTS: &str = r#"{"ok":true,"data":{"ports":[{"name":"web","kind":"tap","device":"vm0","mtu":1500,"state":"up","capabilities":[{"name":"uso","offered":true,"in_use":false,"why":"not asked for"}],"rx":{"packets":1,"bytes":60,"super_packets":0,"segments_per_packet":1.0},"tx":{"packets":0,"bytes":0,"super_packets":0,"segments_per_packet":0.0},"reasons":{"coalesce":{"psh":{"count":7,"doc":"PSH"}}}}]}}
+"#;
+
+#[test]
+fn ports_asks_one_line_and_shows_table_or_json() {
+    let (output, asked) = ask(&["ports"], PORTS);
+    assert_eq!(asked, "{\"cmd\":\"ports\"}\n");
+    assert_eq!(
+        (output.status.code(), stderr(&output).as_str()),
+        (Some(0), "")
+    );
+    assert!(
+        stdout(&output).starts_with("web: tap vm0, up, mtu 1500\n"),
+        "{}",
+        stdout(&output)
+    );
+    for form in [
+        &["ports", "--json"][..],
+        &["ports", "--format", "json"],
+        &["--json", "ports"],
+    ] {
+        let (output, _) = ask(form, PORTS);
+        let json: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+        let sent: serde_json::Value = serde_json::from_str(PORTS).expect("JSON");
+        assert_eq!(json, sent["data"], "{form:?}");
+    }
+}
+
+#[test]
+fn strange_answers_are_errors_and_no_panics() {
+    for (answer, code, words) in [
+        ("", 1, "closed the connection without an answer"),
+        ("dance\n", 1, "cannot understand the switch's answer"),
+        ("{\"ok\":true}\n", 4, "refuses without a reason"),
+        (
+            "{\"ok\":true,\"data\":{}}\n",
+            1,
+            "is it a jumbo of another version?",
+        ),
+        (
+            "{\"ok\":false,\"error\":\"the device is gone\",\"code\":3}\n",
+            3,
+            "error: the device is gone\n",
+        ),
+        (
+            "{\"ok\":false,\"error\":\"odd\",\"code\":200}\n",
+            4,
+            "error: odd\n",
+        ),
+    ] {
+        let (output, asked) = ask(&["status"], answer);
+        assert_eq!(asked, "{\"cmd\":\"status\"}\n");
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{answer:?}: {}",
+            stderr(&output)
+        );
+        assert!(
+            stderr(&output).contains(words),
+            "{answer:?}: {}",
+            stderr(&output)
+        );
+    }
+}
+
+#[test]
+fn a_reader_who_left_is_no_error() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = jumbo(&["man"]).stdout(writer).output().expect("started");
+    assert_eq!(
+        (output.status.code(), stderr(&output).as_str()),
+        (Some(0), "")
+    );
+}
+
+#[test]
+fn a_full_disk_is_the_machine_s_refusal() {
+    let full = File::options()
+        .write(true)
+        .open("/dev/full")
+        .expect("Linux");
+    let output = jumbo(&["man"]).stdout(full).output().expect("started");
+    assert_eq!(output.status.code(), Some(3));
+    assert!(
+        stderr(&output).starts_with("error: cannot write to stdout: "),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn colour_is_for_terminals_and_never_against_no_color() {
+    assert!(!stderr(&run(&["run"])).contains('\x1b'));
+    let forced = jumbo(&["run"])
+        .env("CLICOLOR_FORCE", "1")
+        .output()
+        .expect("started");
+    assert!(stderr(&forced).contains('\x1b'));
+    let refused = jumbo(&["run"])
+        .env("CLICOLOR_FORCE", "1")
+        .env("NO_COLOR", "1")
+        .output()
+        .expect("started");
+    assert!(!stderr(&refused).contains('\x1b'));
+}
+
+#[test]
+fn man_pages_and_completions_come_from_the_binary() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let output = run(&["man", dir.path().to_str().expect("text")]);
+    assert_eq!(
+        (output.status.code(), stdout(&output).as_str()),
+        (Some(0), "")
+    );
+    assert!(dir.path().join("jumbo-run.1").exists());
+    for shell in ["bash", "zsh", "fish"] {
+        let output = run(&["completions", shell]);
+        assert!(stdout(&output).contains("jumbo"), "{shell}");
+    }
+    assert_eq!(run(&["completions", "cmd.exe"]).status.code(), Some(2));
+}
