@@ -33,6 +33,13 @@ pub struct PortCounters {
 }
 
 impl PortCounters {
+    /// Packets dropped because of this port, as source or as destination.
+    pub fn dropped(&self) -> u64 {
+        // A refused super-packet was segmented and sent after all.
+        let refused = self.tx_faults.total() - self.tx_faults.get(TxFault::GsoRefused);
+        self.rx.faults.total() + self.forward.total() + self.complete.total() + refused
+    }
+
     /// Adds another worker's.
     pub fn add(&mut self, other: &Self) {
         self.rx.add(&other.rx);

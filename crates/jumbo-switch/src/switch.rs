@@ -1,6 +1,6 @@
 //! The workers together: start them, hand them ports, ask, stop.
 
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -66,9 +66,42 @@ pub enum SwitchError {
 /// A running switch. Dropping it stops it.
 #[derive(Debug)]
 pub struct Switch {
-    workers: Vec<(Mailbox, Option<JoinHandle<Result<(), Errno>>>)>,
+    workers: Vec<(Mailbox, Option<JoinHandle<()>>)>,
     ports: Vec<(PortId, PortInfo, Coalesce)>,
     next: u16,
+    ended: Option<Receiver<Ended>>,
+}
+
+/// How a worker ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// The kernel refused what it needs.
+    Failed(Errno),
+    /// A defect of ours.
+    Panicked,
+}
+
+/// Tells how the thread it lives in ended, whatever happens to that thread.
+struct Farewell {
+    to: Sender<Ended>,
+    how: Option<Ended>,
+}
+
+/// A worker's thread.
+fn work(worker: Worker, mut farewell: Farewell) {
+    farewell.how = Some(match worker.run() {
+        Ok(()) => Ended::Stopped,
+        Err(errno) => Ended::Failed(errno),
+    });
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        // Whoever listened may have gone.
+        let _ = self.to.send(self.how.take().unwrap_or(Ended::Panicked));
+    }
 }
 
 /// A port and what all workers have counted on it.
@@ -121,7 +154,10 @@ impl Switch {
             workers: Vec::new(),
             ports: Vec::new(),
             next: 0,
+            ended: None,
         };
+        let (farewells, ended) = channel();
+        switch.ended = Some(ended);
         for (index, (mailbox, receiver)) in ends.into_iter().enumerate() {
             let seed = getrandom::u64().map_err(|e| SwitchError::Random(e.to_string()))?;
             let plane = Plane::new(config.bounds, config.fdb_age_s, seed);
@@ -129,9 +165,13 @@ impl Switch {
             others.remove(index);
             let worker = Worker::new(plane, &mailbox, receiver, others)
                 .map_err(kernel("making an epoll set"))?;
+            let farewell = Farewell {
+                to: farewells.clone(),
+                how: None,
+            };
             let thread = std::thread::Builder::new()
                 .name(format!("jumbo-w{index}"))
-                .spawn(move || worker.run())
+                .spawn(move || work(worker, farewell))
                 .map_err(SwitchError::Thread)?;
             switch.workers.push((mailbox, Some(thread)));
         }
@@ -233,11 +273,9 @@ impl Switch {
         Ok(reports)
     }
 
-    /// Whether every worker still runs.
-    pub fn is_running(&self) -> bool {
-        let runs =
-            |thread: &Option<JoinHandle<_>>| thread.as_ref().is_some_and(|t| !t.is_finished());
-        self.workers.iter().all(|(_, thread)| runs(thread))
+    /// Hears how each worker ends. Given once; later calls hear nothing.
+    pub fn ended(&mut self) -> Receiver<Ended> {
+        self.ended.take().unwrap_or_else(|| channel().1)
     }
 
     /// Stops the workers and tells how it ended.

@@ -11,6 +11,7 @@ mod control;
 mod error;
 mod output;
 mod render;
+mod running;
 mod switch_api;
 
 use std::process::ExitCode;

@@ -25,12 +25,11 @@ pub(crate) fn status(status: &Status, width: Width) -> String {
         switch.workers,
         switch.fdb_entries,
     );
-    let _ = write!(
-        text,
-        "{}\n\n{}",
-        overview(&switch.ports, width),
-        books(switch, width)
-    );
+    let _ = write!(text, "{}\n\n", overview(&switch.ports, width));
+    for one in &switch.ports {
+        let _ = writeln!(text, "{}", port(one, width));
+    }
+    let _ = write!(text, "{}", books(switch, width));
     tidy(&text)
 }
 
@@ -46,11 +45,13 @@ fn overview(ports: &[PortStatus], width: Width) -> Table {
             "rx",
             "tx packets",
             "tx",
+            "tx super",
             "tx seg/packet",
+            "dropped",
         ],
         width,
     );
-    align_right(&mut table, 4..10);
+    align_right(&mut table, 4..12);
     for port in ports {
         table.add_row([
             port.name.clone(),
@@ -62,7 +63,9 @@ fn overview(ports: &[PortStatus], width: Width) -> Table {
             bytes(port.rx.bytes),
             count(port.tx.packets),
             bytes(port.tx.bytes),
+            count(port.tx.super_packets),
             format!("{:.1}", port.tx.segments_per_packet),
+            count(port.dropped),
         ]);
     }
     table
@@ -98,10 +101,9 @@ fn books(switch: &Snapshot, width: Width) -> String {
     format!("{table}\n\nThe books {holds}.")
 }
 
-/// `jumbo ports`.
+/// `jumbo ports`: a line per port.
 pub(crate) fn ports(ports: &Ports, width: Width) -> String {
-    let sections: Vec<_> = ports.ports.iter().map(|one| port(one, width)).collect();
-    tidy(&sections.join("\n"))
+    tidy(&overview(&ports.ports, width).to_string())
 }
 
 fn port(port: &PortStatus, width: Width) -> String {
@@ -117,7 +119,12 @@ fn port(port: &PortStatus, width: Width) -> String {
     if !port.capabilities.is_empty() {
         let _ = writeln!(text, "\n{}", capabilities(&port.capabilities, width));
     }
-    if !port.reasons.is_empty() {
+    if port
+        .reasons
+        .values()
+        .flat_map(|stage| stage.values())
+        .any(|seen| seen.count > 0)
+    {
         let _ = writeln!(text, "\n{}", reasons(port, width));
     }
     text
@@ -173,7 +180,7 @@ fn reasons(port: &PortStatus, width: Width) -> Table {
     let mut table = table(&["stage", "reason", "count", "meaning"], width);
     align_right(&mut table, 2..3);
     for (stage, reasons) in &port.reasons {
-        for (reason, seen) in reasons {
+        for (reason, seen) in reasons.iter().filter(|(_, seen)| seen.count > 0) {
             table.add_row([stage.as_str(), reason, &count(seen.count), &seen.doc]);
         }
     }

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::mpsc::Sender;
 
 use serde::{Deserialize, Serialize};
 
@@ -40,13 +38,6 @@ pub(crate) enum PortKind {
 }
 
 impl PortKind {
-    #[allow(dead_code, reason = "read by the switch behind the seam")]
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::Tap { .. } => "tap",
-        }
-    }
-
     pub(crate) fn device(&self) -> &str {
         match self {
             Self::Tap { device } => device.as_str(),
@@ -68,7 +59,6 @@ pub(crate) enum StopCause {
     /// The operator's signal, by name.
     Signal(&'static str),
     /// The switch cannot go on.
-    #[allow(dead_code, reason = "made by the switch behind the seam")]
     Broken(CliError),
 }
 
@@ -78,18 +68,6 @@ pub(crate) trait Switch: Send + Sync {
     fn snapshot(&self) -> Snapshot;
     /// Stops the workers, waits for them and tells how it ended. A second call only tells.
     fn stop(&self) -> Snapshot;
-}
-
-/// Starts the switch. When it cannot go on later, it says so through `broken`.
-///
-/// # Errors
-/// Exit code 3 for what the machine refuses, 2 for a device that is not what the configuration says.
-pub(crate) fn start(
-    config: &RunConfig,
-    broken: Sender<StopCause>,
-) -> Result<Arc<dyn Switch>, CliError> {
-    let _ = (config, broken);
-    Err(CliError::internal("this build has no switch"))
 }
 
 /// What the switch knows about itself.
@@ -129,6 +107,8 @@ pub(crate) struct PortStatus {
     pub(crate) capabilities: Vec<Capability>,
     pub(crate) rx: Traffic,
     pub(crate) tx: Traffic,
+    /// Packets that came in by it, or were to leave by it, and were dropped.
+    pub(crate) dropped: u64,
     /// Stage, then reason.
     pub(crate) reasons: BTreeMap<String, BTreeMap<String, ReasonCount>>,
 }

@@ -13,8 +13,8 @@ use crate::control::server::{Limits, serve};
 use crate::control::socket::{Dirs, claim};
 use crate::control::{Ports, Request, Response, Status};
 use crate::error::{CliError, Outcome};
-use crate::switch_api::{self, RunConfig, Snapshot, StopCause, Switch};
-use crate::{config, output, render};
+use crate::switch_api::{RunConfig, Snapshot, StopCause, Switch};
+use crate::{config, output, render, running};
 
 /// Runs until a signal or until the switch breaks, then prints the summary.
 pub(crate) fn run(args: &RunArgs, format: Format) -> Result<Outcome, CliError> {
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &RunArgs, format: Format) -> Result<Outcome, CliError> {
         &config,
         &Dirs::of_this_user(),
         (causes, stop),
-        switch_api::start,
+        running::start,
     )?;
     output::print(format, &ended.last, render::status)?;
     ended.judge()

@@ -68,7 +68,6 @@ impl Mtu {
     pub(crate) const ETHERNET: Self = Self(1500);
 
     /// The number of bytes.
-    #[allow(dead_code, reason = "read by the switch behind the seam")]
     pub(crate) fn get(self) -> u16 {
         self.0
     }
@@ -103,7 +102,6 @@ pub(crate) struct Workers(u16);
 
 impl Workers {
     /// The number of threads.
-    #[allow(dead_code, reason = "read by the switch behind the seam")]
     pub(crate) fn get(self) -> u16 {
         self.0
     }
@@ -126,7 +124,6 @@ pub(crate) struct FdbAge(u32);
 
 impl FdbAge {
     /// The number of seconds.
-    #[allow(dead_code, reason = "read by the switch behind the seam")]
     pub(crate) fn seconds(self) -> u32 {
         self.0
     }

@@ -1,0 +1,250 @@
+//! The switch behind the seam: ports opened as configured, workers' figures made into a status.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jumbo_engine::pending::Caps;
+use jumbo_engine::reason::{Counts, Reason};
+use jumbo_ports::queue;
+use jumbo_ports::tap::{self, TapConfig, TapError};
+use jumbo_switch::switch::{self, Switch as Workers, SwitchConfig, SwitchError};
+use jumbo_switch::topology;
+
+use crate::config::values::Coalesce;
+use crate::error::CliError;
+use crate::switch_api::{
+    Books, Capability, Offload, PortKind, PortSpec, PortState, PortStatus, ReasonCount, RunConfig,
+    Snapshot, StopCause, Switch, Traffic,
+};
+
+/// Opens every port, then starts forwarding between them. Whatever was made is gone again on an error.
+pub(crate) fn start(
+    config: &RunConfig,
+    broken: Sender<StopCause>,
+) -> Result<Arc<dyn Switch>, CliError> {
+    let workers = config
+        .workers
+        .map_or(1, |workers| usize::from(workers.get()));
+    let ports = config
+        .ports
+        .iter()
+        .map(|spec| open(spec, workers).map(|port| (spec, port)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut switch = Workers::start(&SwitchConfig {
+        workers,
+        fdb_age_s: config.fdb_age.seconds(),
+        ..SwitchConfig::default()
+    })
+    .map_err(refused)?;
+    watch(&mut switch, broken);
+    for (spec, port) in ports {
+        let coalesce = match spec.coalesce {
+            Coalesce::Off => topology::Coalesce::Off,
+            Coalesce::Gro => topology::Coalesce::Gro,
+        };
+        switch.add(port, coalesce).map_err(refused)?;
+    }
+    Ok(Arc::new(Running {
+        names: config
+            .ports
+            .iter()
+            .map(|port| port.name.as_str().to_owned())
+            .collect(),
+        state: Mutex::new(State::Running(switch)),
+    }))
+}
+
+/// A worker never ends by itself; should one, the run ends with it.
+fn watch(switch: &mut Workers, broken: Sender<StopCause>) {
+    let ended = switch.ended();
+    std::thread::spawn(move || {
+        let how = match ended.recv() {
+            Ok(switch::Ended::Stopped) | Err(_) => return,
+            Ok(switch::Ended::Failed(error)) => format!("a worker has ended: {error}"),
+            Ok(switch::Ended::Panicked) => "a worker has panicked".to_owned(),
+        };
+        // Nobody listens once the run is over.
+        let _ = broken.send(StopCause::Broken(CliError::internal(how)));
+    });
+}
+
+fn open(spec: &PortSpec, workers: usize) -> Result<queue::Port, CliError> {
+    let PortKind::Tap { device } = &spec.kind;
+    let caps = caps(spec.offload);
+    tap::open(&TapConfig {
+        device: device.as_str().to_owned(),
+        queues: workers,
+        hands: caps,
+        takes: caps,
+        mtu: spec.mtu.map(|mtu| usize::from(mtu.get())),
+    })
+    .map_err(|error| {
+        let text = format!("port `{}`: {error}", spec.name.as_str());
+        match error {
+            TapError::BadName { .. } | TapError::OtherKind { .. } | TapError::Mtu { .. } => {
+                CliError::usage(text)
+            }
+            _ => CliError::machine(text),
+        }
+    })
+}
+
+fn caps(offload: Offload) -> Caps {
+    let Offload { csum, tso, uso } = offload;
+    Caps::new(csum, tso, tso, tso, uso)
+}
+
+fn refused(error: SwitchError) -> CliError {
+    match error {
+        SwitchError::TooManyPorts => CliError::usage(error.to_string()),
+        SwitchError::WorkerGone => CliError::internal(error.to_string()),
+        _ => CliError::machine(error.to_string()),
+    }
+}
+
+struct Running {
+    names: Vec<String>,
+    state: Mutex<State>,
+}
+
+enum State {
+    Running(Workers),
+    Stopped(Snapshot),
+}
+
+impl Running {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Switch for Running {
+    fn snapshot(&self) -> Snapshot {
+        match &*self.state() {
+            State::Running(workers) => workers
+                .state()
+                .map(|state| snapshot(&self.names, &state))
+                .unwrap_or_default(),
+            State::Stopped(last) => last.clone(),
+        }
+    }
+
+    fn stop(&self) -> Snapshot {
+        let mut state = self.state();
+        let last = match std::mem::replace(&mut *state, State::Stopped(Snapshot::default())) {
+            State::Running(workers) => workers
+                .stop()
+                .map(|state| snapshot(&self.names, &state))
+                .unwrap_or_default(),
+            State::Stopped(last) => last,
+        };
+        *state = State::Stopped(last.clone());
+        last
+    }
+}
+
+fn snapshot(names: &[String], state: &switch::State) -> Snapshot {
+    let books = state.books;
+    Snapshot {
+        workers: state.workers as u64,
+        fdb_entries: state.fdb_entries as u64,
+        books: Books {
+            received: books.received,
+            made_by_segmentation: books.made_by_segmentation,
+            flood_copies: books.flood_copies,
+            sent: books.sent,
+            absorbed_by_merging: books.absorbed_by_merging,
+            dropped: books.dropped,
+            resting: books.resting,
+            balanced: books.balanced(),
+        },
+        ports: state
+            .ports
+            .iter()
+            .zip(names)
+            .map(|(port, name)| status(port, name))
+            .collect(),
+    }
+}
+
+fn status(port: &switch::PortState, name: &str) -> PortStatus {
+    PortStatus {
+        name: name.to_owned(),
+        kind: port.info.kind.to_owned(),
+        device: port.info.device.clone(),
+        mtu: port.info.mtu as u64,
+        state: if port.up {
+            PortState::Up
+        } else {
+            PortState::Gone
+        },
+        capabilities: port
+            .info
+            .capabilities
+            .iter()
+            .map(|cap| capability(cap, port))
+            .collect(),
+        rx: traffic(&port.counters.rx.traffic),
+        tx: traffic(&port.counters.tx),
+        dropped: port.counters.dropped(),
+        reasons: reasons(port),
+    }
+}
+
+/// What was negotiated, corrected by what the kernel has refused since.
+fn capability(cap: &queue::Capability, port: &switch::PortState) -> Capability {
+    let lost = match cap.name {
+        "tx_tso4" => port.info.takes.tso4() && !port.takes.tso4(),
+        "tx_tso6" => port.info.takes.tso6() && !port.takes.tso6(),
+        "tx_uso" => port.info.takes.uso() && !port.takes.uso(),
+        _ => false,
+    };
+    Capability {
+        name: cap.name.to_owned(),
+        offered: cap.offered,
+        in_use: cap.in_use && !lost,
+        why: if lost {
+            Some("the kernel kept refusing it at run time".to_owned())
+        } else {
+            cap.why.clone()
+        },
+    }
+}
+
+fn traffic(traffic: &queue::Traffic) -> Traffic {
+    Traffic {
+        packets: traffic.packets,
+        bytes: traffic.bytes,
+        super_packets: traffic.super_packets,
+        segments_per_packet: match traffic.packets {
+            0 => 0.0,
+            packets => traffic.segments as f64 / packets as f64,
+        },
+    }
+}
+
+/// Every reason of every stage, by stage.
+fn reasons(port: &switch::PortState) -> BTreeMap<String, BTreeMap<String, ReasonCount>> {
+    let counters = &port.counters;
+    let mut stages = BTreeMap::new();
+    note(&mut stages, &counters.rx.faults);
+    note(&mut stages, &counters.rx.opaque);
+    note(&mut stages, &counters.forward);
+    note(&mut stages, &counters.alone);
+    note(&mut stages, &counters.ends);
+    note(&mut stages, &counters.complete);
+    note(&mut stages, &counters.tx_faults);
+    stages
+}
+
+fn note<R: Reason>(
+    stages: &mut BTreeMap<String, BTreeMap<String, ReasonCount>>,
+    counts: &Counts<R>,
+) {
+    let stage = stages.entry(R::STAGE.to_owned()).or_default();
+    for (reason, count) in counts.iter() {
+        let doc = reason.doc().trim().to_owned();
+        stage.insert(reason.name().to_owned(), ReasonCount { count, doc });
+    }
+}
