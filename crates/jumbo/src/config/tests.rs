@@ -1,3 +1,5 @@
+//! Tables of good and bad configurations, with the exact text of the main errors.
+
 use std::path::Path;
 
 use super::*;
