@@ -350,28 +350,10 @@ mod tests {
 jumbo 0.1.0, pid 4711, up 1 min 1 s, 2 workers, 3 addresses learned
 control socket /run/jumbo/0.sock
 
-port  kind  device  state   mtu  rx packets       rx  tx packets       tx  tx seg/packet
-web   tap   web0    up     1500      35'000  53.0 MB       1'200  53.0 MB           30.5
-db    tap   db0     gone   1500           0      0 B           0      0 B            0.0
+port  kind  device  state   mtu  rx packets       rx  tx packets       tx  tx super  tx seg/packet  dropped
+web   tap   web0    up     1500      35'000  53.0 MB       1'200  53.0 MB       900           30.5        0
+db    tap   db0     gone   1500           0      0 B           0      0 B         0            0.0        0
 
-in                    packets  out                  packets
-received               35'000  sent                   1'200
-made by segmentation        0  absorbed by merging   33'800
-flood copies                0  dropped                    0
-                               resting                    0
-
-The books balance."
-        );
-    }
-
-    #[test]
-    fn ports_show_capabilities_and_reasons() {
-        let ports_of_sample = Ports {
-            ports: sample().switch.ports,
-        };
-        assert_eq!(
-            ports(&ports_of_sample, None),
-            "\
 web: tap web0, up, mtu 1500
 
     packets       bytes  super-packets  segments/packet
@@ -389,18 +371,35 @@ db: tap db0, gone, mtu 1500
 
     packets  bytes  super-packets  segments/packet
 rx        0      0              0              0.0
-tx        0      0              0              0.0"
+tx        0      0              0              0.0
+
+in                    packets  out                  packets
+received               35'000  sent                   1'200
+made by segmentation        0  absorbed by merging   33'800
+flood copies                0  dropped                    0
+                               resting                    0
+
+The books balance."
+        );
+    }
+
+    #[test]
+    fn ports_are_a_line_each() {
+        let ports_of_sample = Ports {
+            ports: sample().switch.ports,
+        };
+        assert_eq!(
+            ports(&ports_of_sample, None),
+            "\
+port  kind  device  state   mtu  rx packets       rx  tx packets       tx  tx super  tx seg/packet  dropped
+web   tap   web0    up     1500      35'000  53.0 MB       1'200  53.0 MB       900           30.5        0
+db    tap   db0     gone   1500           0      0 B           0      0 B         0            0.0        0"
         );
     }
 
     #[test]
     fn a_narrow_terminal_wraps_and_is_not_overrun() {
-        let page = ports(
-            &Ports {
-                ports: sample().switch.ports,
-            },
-            Some(50),
-        );
+        let page = tidy(&port(&sample().switch.ports[0], Some(50)));
         assert!(
             page.lines().all(|line| line.chars().count() <= 50),
             "{page}"
