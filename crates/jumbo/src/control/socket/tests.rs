@@ -1,3 +1,5 @@
+//! Claiming, finding and cleaning up control sockets.
+
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
