@@ -123,12 +123,21 @@ pub struct Tag {
     pub tci: u16,
 }
 
-/// The VLAN tags of a packet, outermost first.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
+/// The VLAN tags of a packet, outermost first. Places beyond the count are zero.
+#[derive(Copy, Clone, Debug, Default)]
 pub struct Tags {
     tags: [Tag; TAGS_MAX],
     count: u8,
 }
+
+impl PartialEq for Tags {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        self.count == other.count && (self.count == 0 || self.tags == other.tags)
+    }
+}
+
+impl Eq for Tags {}
 
 impl Tags {
     /// Bytes the tags take on the wire.

@@ -100,6 +100,11 @@ pub(crate) fn load(
     let start = L3_AT - l2_len;
     packet.bytes[..start].fill(0);
     copy_head(&mut packet.bytes, start, head);
+    if let Some((layers, payload_len)) = plain_tcp(packet, total_len, gso) {
+        packet.layers = layers;
+        packet.payload_len = payload_len;
+        return Ok(None);
+    }
     let mut untagged_len = total_len;
     let mut tag_fault = None;
     if l2_len != 0 && ETHERTYPES_VLAN.contains(&packet.be16(12)) {
@@ -133,6 +138,45 @@ pub(crate) fn load(
     let private = usize::from(found.layers.l3_len) + usize::from(found.layers.l4_len);
     packet.payload_len = (found.l3_total - private) as u32;
     Ok(opaque)
+}
+
+/// What nearly every packet of a bulk transfer is: Ethernet, IPv4 without options
+/// or IPv6 without extension headers, TCP, nothing behind the IP length. Gives
+/// what the full parse would, or `None` for anything it would have to think about.
+#[inline(always)]
+fn plain_tcp(packet: &Packet, total_len: usize, gso: bool) -> Option<(Layers, u32)> {
+    let (ethertype, version, said) = (packet.be16(12), packet.bytes[L3_AT], packet.be16(L3_AT + 2));
+    let (net, l3_len, l3_total) = if ethertype == ETHERTYPE_IPV4 && version == 0x45 {
+        let whole = packet.be16(L3_AT + 6) & 0x3fff == 0;
+        if !whole || packet.bytes[L3_AT + 9] != PROTOCOL_TCP {
+            return None;
+        }
+        (Net::V4, IPV4_MIN, usize::from(said))
+    } else if ethertype == ETHERTYPE_IPV6 && version >> 4 == 6 {
+        if packet.bytes[L3_AT + 6] != PROTOCOL_TCP {
+            return None;
+        }
+        let payload = usize::from(packet.be16(L3_AT + 4));
+        (Net::V6, IPV6_LEN, IPV6_LEN + payload)
+    } else {
+        return None;
+    };
+    let l4_len = usize::from(packet.bytes[L3_AT + l3_len + 12] >> 4) * 4;
+    let fits = l4_len >= TCP_MIN && l3_len + l4_len <= l3_total;
+    if gso || !fits || ETHERNET_LEN + l3_total != total_len {
+        return None;
+    }
+    let layers = Layers {
+        l2_len: ETHERNET_LEN as u8,
+        l3_len: l3_len as u8,
+        l4_len: l4_len as u8,
+        net,
+        transport: Transport::Tcp,
+        protocol: PROTOCOL_TCP,
+        fragment: false,
+        extended: false,
+    };
+    Some((layers, (l3_total - l3_len - l4_len) as u32))
 }
 
 /// Copies as much of `head` as fits; the rest of the private header becomes zero.
@@ -260,7 +304,13 @@ fn ipv6(packet: &Packet, here: usize, gso: bool, found: &mut Found) -> Result<()
     layers.l3_len = IPV6_LEN as u8;
     layers.protocol = next;
     if matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION) {
-        extensions(packet, l3_total, layers)?;
+        // By value: a reference would keep the layers in memory on the way of
+        // every packet, for the few that have extension headers.
+        let (walked, opaque) = extensions(packet, l3_total, *layers);
+        *layers = walked;
+        if let Some(opaque) = opaque {
+            return Err(opaque);
+        }
     }
     transport(packet, l3_total - usize::from(layers.l3_len), gso, layers)
 }
@@ -273,23 +323,22 @@ const NO_NEXT_HEADER: u8 = 59;
 
 /// Follows the extension headers (RFC 8200 section 4) as far as the private header goes.
 #[inline(never)]
-fn extensions(packet: &Packet, l3_total: usize, layers: &mut Layers) -> Result<(), Opaque> {
-    let mut next = layers.protocol;
-    let mut l3_len = IPV6_LEN;
+fn extensions(packet: &Packet, l3_total: usize, found: Layers) -> (Layers, Option<Opaque>) {
+    let mut layers = found;
+    let room = l3_total.min(HEADER_ROOM - L3_AT);
     for _ in 0..EXTENSIONS_MAX {
-        match next {
+        let at = usize::from(layers.l3_len);
+        match layers.protocol {
             HOP_BY_HOP | ROUTING | DESTINATION => {
-                let room = l3_total.min(HEADER_ROOM - L3_AT);
-                if l3_len + 8 > room {
-                    return Err(Opaque::Ipv6Extensions);
+                if at + 8 > room {
+                    return (layers, Some(Opaque::Ipv6Extensions));
                 }
-                next = packet.bytes[L3_AT + l3_len];
-                l3_len += 8 + 8 * usize::from(packet.bytes[L3_AT + l3_len + 1]);
-                if l3_len > room {
-                    return Err(Opaque::Ipv6Extensions);
+                let end = at + 8 + 8 * usize::from(packet.bytes[L3_AT + at + 1]);
+                if end > room {
+                    return (layers, Some(Opaque::Ipv6Extensions));
                 }
-                layers.l3_len = l3_len as u8;
-                layers.protocol = next;
+                layers.protocol = packet.bytes[L3_AT + at];
+                layers.l3_len = end as u8;
                 layers.extended = true;
             }
             FRAGMENT => {
@@ -297,15 +346,15 @@ fn extensions(packet: &Packet, l3_total: usize, layers: &mut Layers) -> Result<(
                 layers.extended = true;
                 // The protocol of the fragmented packet, for the rule that a
                 // fragment never overtakes its flow.
-                if l3_len + 8 <= l3_total.min(HEADER_ROOM - L3_AT) {
-                    layers.protocol = packet.bytes[L3_AT + l3_len];
+                if at + 8 <= room {
+                    layers.protocol = packet.bytes[L3_AT + at];
                 }
-                return Err(Opaque::Fragment);
+                return (layers, Some(Opaque::Fragment));
             }
-            _ => return Ok(()),
+            _ => return (layers, None),
         }
     }
-    Err(Opaque::Ipv6Extensions)
+    (layers, Some(Opaque::Ipv6Extensions))
 }
 
 /// The header behind IP; `here` bytes are left for it and its payload.

@@ -237,14 +237,12 @@ pub(crate) fn translate(
     if usize::from(header.hdr_len) > total_len {
         return Err(HeaderFault::HdrLenBeyondPacket);
     }
-    let csum = if header.flags & F_NEEDS_CSUM != 0 {
-        partial_csum(packet, header, total_len)?
+    packet.pending = Pending::NOTHING;
+    if header.flags & F_NEEDS_CSUM != 0 {
+        partial_csum(packet, header, total_len)?;
     } else if header.flags & F_DATA_VALID != 0 && trust == Trust::Kernel {
-        Csum::Verified
-    } else {
-        Csum::Unverified
-    };
-    packet.pending = Pending { csum, gso: None };
+        packet.pending.csum = Csum::Verified;
+    }
     if header.is_gso() {
         packet.pending.gso = segmentation(packet, header)?;
     }
@@ -252,17 +250,18 @@ pub(crate) fn translate(
 }
 
 /// Checks the place of a partial checksum and keeps its field in the private header.
+#[inline(always)]
 fn partial_csum(
     packet: &mut Packet,
     header: &VnetHeader,
     total_len: usize,
-) -> Result<Csum, HeaderFault> {
+) -> Result<(), HeaderFault> {
     let start = usize::from(header.csum_start);
     let offset = usize::from(header.csum_offset);
     if start + offset + 2 > total_len {
         return Err(HeaderFault::CsumBeyondPacket);
     }
-    let layers = packet.layers;
+    let layers = &packet.layers;
     if layers.fragment {
         return Err(HeaderFault::CsumOnFragment);
     }
@@ -281,13 +280,15 @@ fn partial_csum(
         return Err(HeaderFault::CsumFieldWrong);
     }
     keep_private(packet, start + offset + 2)?;
-    Ok(Csum::Partial {
+    packet.pending.csum = Csum::Partial {
         start: start as u16,
         offset: offset as u16,
-    })
+    };
+    Ok(())
 }
 
 /// Makes the private header at least `len` bytes long, counted from the packet's start.
+#[inline(always)]
 fn keep_private(packet: &mut Packet, len: usize) -> Result<(), HeaderFault> {
     let header_len = packet.header_len();
     if len <= header_len {

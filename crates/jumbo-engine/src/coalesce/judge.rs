@@ -22,9 +22,9 @@ pub(crate) enum Ends {
 
 /// Whether a packet may join or begin an aggregate at all; if not, why, and what it ends.
 #[inline(always)]
-pub(crate) fn candidate(
+pub(crate) fn candidate<'a>(
     packet: &Packet,
-    payload: Pieces<'_>,
+    payload: impl FnOnce() -> Pieces<'a>,
     memory: &impl Memory,
 ) -> Result<(), (Alone, Ends)> {
     network(packet)?;
@@ -71,9 +71,9 @@ fn network(packet: &Packet) -> Result<(), (Alone, Ends)> {
 }
 
 #[inline(always)]
-fn checksum(
+fn checksum<'a>(
     packet: &Packet,
-    payload: Pieces<'_>,
+    payload: impl FnOnce() -> Pieces<'a>,
     memory: &impl Memory,
 ) -> Result<(), (Alone, Ends)> {
     let layers = &packet.layers;
@@ -86,12 +86,12 @@ fn checksum(
             Ok(())
         }
         Csum::Verified if packet.be16(packet.l4_at() + 16) != 0xffff => Ok(()),
-        Csum::Unverified if tcp_checksum_is_good(packet, payload, memory) => Ok(()),
+        Csum::Unverified if tcp_checksum_is_good(packet, payload(), memory) => Ok(()),
         _ => Err((Alone::TcpChecksum, Ends::Flow(End::BadChecksum))),
     }
 }
 
-/// Verifies the TCP checksum; the negative zero counts as wrong, since it could
+/// Verifies the TCP checksum: the one place where coalescing reads payload. The negative zero counts as wrong, since it could
 /// not be recreated.
 fn tcp_checksum_is_good(packet: &Packet, payload: Pieces<'_>, memory: &impl Memory) -> bool {
     let layers = &packet.layers;

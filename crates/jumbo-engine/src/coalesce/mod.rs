@@ -108,7 +108,7 @@ impl Coalescer {
     #[inline]
     pub fn offer(&mut self, arena: &mut Arena, id: PacketId, memory: &impl Memory) -> Offer {
         let packet = arena.packet(id);
-        if let Err((alone, ends)) = judge::candidate(packet, arena.payload(id), memory) {
+        if let Err((alone, ends)) = judge::candidate(packet, || arena.payload(id), memory) {
             self.end_for(arena, id, ends);
             return self.alone(alone);
         }

@@ -176,7 +176,7 @@ pub(crate) struct Shape {
 }
 
 /// One bit per compared header bit.
-pub(crate) type Mask = [u64; HEADER_ROOM / 8];
+pub(crate) type Mask = [u8; HEADER_ROOM];
 
 impl Field {
     /// The bits of this field in a private header of that shape.
@@ -227,30 +227,26 @@ impl Field {
             Field::UrgentPointer => set(l4 + 18, l4 + 20, 0xff),
             Field::Options => set(l4 + 20, end, 0xff),
         }
-        words(&bytes)
+        bytes
     }
 }
 
-/// The private header as words, in the machine's own order.
-#[inline(always)]
-pub(crate) fn words(bytes: &[u8; HEADER_ROOM]) -> Mask {
-    let mut words = [0u64; HEADER_ROOM / 8];
-    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
-        *word = u64::from_ne_bytes(*bytes);
-    }
-    words
-}
-
-/// Whether two private headers differ anywhere under the mask.
+/// Whether two private headers differ anywhere under the mask. Written as 16-byte
+/// lanes, so that any compiler makes a handful of vector operations of it.
 #[inline(always)]
 pub(crate) fn differ(a: &[u8; HEADER_ROOM], b: &[u8; HEADER_ROOM], mask: &Mask) -> bool {
-    let (a, b) = (a.as_chunks::<8>().0, b.as_chunks::<8>().0);
-    let mut difference = 0;
-    for i in 0..HEADER_ROOM / 8 {
-        difference |= (u64::from_ne_bytes(a[i]) ^ u64::from_ne_bytes(b[i])) & mask[i];
+    let mut difference = [0u8; LANE];
+    for lane in 0..HEADER_ROOM / LANE {
+        for i in 0..LANE {
+            let at = lane * LANE + i;
+            difference[i] |= (a[at] ^ b[at]) & mask[at];
+        }
     }
-    difference != 0
+    u128::from_ne_bytes(difference) != 0
 }
+
+/// Bytes of a vector register every 64-bit machine has.
+const LANE: usize = 16;
 
 /// The masks of one shape under one personality.
 #[derive(Clone, Debug)]
@@ -263,7 +259,7 @@ pub(crate) struct Masks {
 
 impl Masks {
     pub(crate) fn new(rules: &Rules, shape: Shape) -> Self {
-        let mut key = [0; HEADER_ROOM / 8];
+        let mut key = [0; HEADER_ROOM];
         for field in rules.key {
             merge(&mut key, &field.mask(shape));
         }

@@ -141,8 +141,10 @@ impl Table {
         for (i, flow) in slab.iter_mut().enumerate() {
             flow.newer = if i + 1 < flows { i as u16 + 1 } else { NONE };
         }
-        // Half full at most, so that a set rarely overflows.
-        let sets = (flows * 2 / WAYS).next_power_of_two().max(1);
+        // One flow to a set of eight on average: at that load one set in a
+        // million overflows. (At four to a set one in seventy does, and flows
+        // that take turns then evict each other for ever.)
+        let sets = flows.next_power_of_two();
         Self {
             sets: vec![
                 Set {
@@ -208,26 +210,28 @@ impl Table {
     #[inline(always)]
     pub(crate) fn candidates(&self, slot: Slot) -> Candidates {
         let set = &self.sets[usize::from(slot.set)];
-        let mut hits = 0u8;
-        for way in 0..WAYS {
-            hits |= u8::from(set.tags[way] == slot.tag) << way;
-        }
+        let (low, high) = set.tags.split_at(WAYS / 2);
         Candidates {
-            hits,
+            hits: [equal_lanes(low, slot.tag), equal_lanes(high, slot.tag)],
             set: slot.set,
         }
     }
 
     #[inline(always)]
     pub(crate) fn next(&self, candidates: &mut Candidates) -> Option<FlowId> {
-        if candidates.hits == 0 {
+        let [low, high] = &mut candidates.hits;
+        let (hits, first) = if *low != 0 {
+            (low, 0)
+        } else {
+            (high, WAYS / 2)
+        };
+        if *hits == 0 {
             return None;
         }
-        let way = candidates.hits.trailing_zeros() as usize;
-        candidates.hits &= candidates.hits - 1;
-        Some(FlowId(
-            self.sets[usize::from(candidates.set)].flows[way & (WAYS - 1)],
-        ))
+        let way = first + hits.trailing_zeros() as usize / 16;
+        *hits &= *hits - 1;
+        let flow = self.sets[usize::from(candidates.set)].flows[way & (WAYS - 1)];
+        Some(FlowId(flow))
     }
 
     #[inline(always)]
@@ -314,9 +318,22 @@ impl Table {
     }
 }
 
-/// Ways of a set whose tag fits.
+/// Ways of a set whose tag may fit: the top bit of each 16-bit lane.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct Candidates {
-    hits: u8,
+    hits: [u64; 2],
     set: u16,
+}
+
+/// The top bit of every lane that equals `tag`. A lane next to an equal one may
+/// be marked too (the borrow of the subtraction); its headers will differ.
+#[inline(always)]
+fn equal_lanes(tags: &[u16], tag: u16) -> u64 {
+    const ONES: u64 = 0x0001_0001_0001_0001;
+    let mut lanes = 0;
+    for (lane, value) in tags.iter().enumerate() {
+        lanes |= u64::from(*value) << (16 * lane);
+    }
+    let zero_if_equal = lanes ^ (u64::from(tag) * ONES);
+    zero_if_equal.wrapping_sub(ONES) & !zero_if_equal & (ONES << 15)
 }
