@@ -90,6 +90,7 @@ pub(crate) fn load(
 ) -> Result<Option<Opaque>, HeaderFault> {
     packet.pending = crate::pending::Pending::NOTHING;
     packet.tags = Default::default();
+    packet.origin = 0;
     let l2_len = match link {
         Link::Ethernet => ETHERNET_LEN,
         Link::RawIp => 0,
