@@ -310,3 +310,22 @@ pub(crate) fn needs_csum(link: Link, bytes: &[u8], gso_type: u8, gso_size: u16) 
 pub(crate) fn plan_of(rig: &Rig, admitted: Admitted, caps: Caps, mtu: usize) -> Plan {
     plan(rig.arena.packet(admitted.id), caps, mtu)
 }
+
+/// Marks the one test that shows what a reason is for; its value is the reason.
+#[macro_export]
+macro_rules! canonical {
+    ($reason:expr) => {
+        $reason
+    };
+}
+
+/// Checks that every reason of an enum has one canonical test in this source text.
+pub(crate) fn assert_each_has_one_canonical_test<R: Reason>(enum_name: &str, source: &str) {
+    for reason in R::ALL {
+        let mark = format!("canonical!({enum_name}::{reason:?})");
+        let count = source.matches(&mark).count();
+        assert_eq!(count, 1, "{mark} occurs {count} times");
+    }
+    let marks = source.matches(&format!("canonical!({enum_name}::")).count();
+    assert_eq!(marks, R::ALL.len(), "a mark for a reason that is not there");
+}
