@@ -285,7 +285,8 @@ pub(crate) fn is_extension(protocol: u8) -> bool {
 fn extensions(packet: &Packet, l3_total: usize, layers: &mut Layers) -> Result<(), Opaque> {
     let mut next = layers.protocol;
     let mut l3_len = IPV6_LEN;
-    for _ in 0..EXTENSIONS_MAX {
+    // One more than may be there, to see what is behind the last.
+    for _ in 0..=EXTENSIONS_MAX {
         match next {
             HOP_BY_HOP | ROUTING | DESTINATION => {
                 let room = l3_total.min(HEADER_ROOM - L3_AT);
