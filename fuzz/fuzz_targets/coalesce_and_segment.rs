@@ -1,3 +1,4 @@
+//! Any bytes against `fuzz_bodies::coalesce_and_segment`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

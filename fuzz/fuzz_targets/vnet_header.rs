@@ -1,3 +1,4 @@
+//! Any bytes against `fuzz_bodies::vnet_header`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -152,7 +152,7 @@ fn records(mut data: &[u8], memory: &mut Vec<u8>) -> Vec<Record> {
         let at = memory.len();
         memory.extend(packet);
         if flags & STRETCHED != 0 {
-            memory.extend((0..20_000u32).map(|i| (i * 7 >> 3) as u8));
+            memory.extend((0..20_000u32).map(|i| (i * 7 / 8) as u8));
         }
         let len = memory.len() - at;
         records.push(Record {

@@ -427,6 +427,6 @@ fn a_routing_header_under_way_stays_alone() {
     let inputs = [input(0), input(1)];
     for (done, input) in burst(&inputs).iter().zip(&inputs) {
         assert_eq!(done.why, Why::Alone(Alone::TcpUnreadable));
-        assert_eq!(done.finished, [input.bytes.clone()]);
+        assert_eq!(done.finished[..], *std::slice::from_ref(&input.bytes));
     }
 }
