@@ -17,7 +17,7 @@ use jumbo_testkit::script::IpId;
 use jumbo_testkit::{Extension, PacketBuilder, pattern, tcp_flags};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use support::reference::Reference;
+use support::reference::{Reference, keep_order};
 use support::{Delivered, Input, NO_MTU, Rig, Why, bytes_of, needs_csum, oracle_gso, oracle_link};
 
 /// Runs a property over the same cases each time.
@@ -454,7 +454,12 @@ fn expected_bytes(input: &Input) -> Vec<Vec<u8>> {
 
 /// The traffic through the engine and through the reference.
 fn run(traffic: &Traffic) -> (Vec<Input>, Vec<Delivered>, Reference) {
-    let mut rig = Rig::new();
+    run_with(64, traffic)
+}
+
+/// The same with room for so many flows; the reference has room for all.
+fn run_with(flows: usize, traffic: &Traffic) -> (Vec<Input>, Vec<Delivered>, Reference) {
+    let mut rig = Rig::with_flows(flows);
     let mut reference = Reference::default();
     let mut inputs = Vec::new();
     for arrival in arrivals(traffic) {
@@ -506,7 +511,32 @@ fn l2_merges_what_the_rules_allow_and_nothing_else() {
     });
 }
 
-/// The two tests above say nothing about a rule that the traffic never meets.
+/// A table too small for the flows gives up the oldest, and the laws hold all the same.
+#[test]
+fn l1_and_l2_hold_in_a_table_that_is_too_small() {
+    let evicted = std::cell::Cell::new(0);
+    holds(120, (1usize..5, traffic()), |(flows, traffic)| {
+        let (inputs, delivered, _) = run_with(flows, &traffic);
+        let mut left = Vec::new();
+        for done in &delivered {
+            let arrived = done.members.iter().map(|index| &inputs[*index]);
+            let expected: Vec<_> = arrived.flat_map(expected_bytes).collect();
+            assert_eq!(done.finished, expected);
+            left.extend(done.members.iter().copied());
+            let full = done.why == Why::Ended(End::TableFull);
+            evicted.set(evicted.get() + u32::from(full));
+        }
+        for (place, later) in left.iter().enumerate() {
+            for earlier in left[place..].iter().filter(|index| *index < later) {
+                let overtaken = keep_order(&inputs[*earlier], &inputs[*later]);
+                assert!(!overtaken, "{later} overtook {earlier}");
+            }
+        }
+    });
+    assert!(evicted.get() > 100, "{} were evicted", evicted.get());
+}
+
+/// The tests above say nothing about a rule that the traffic never meets.
 #[test]
 fn generated_traffic_meets_every_rule() {
     let seen = std::cell::RefCell::new(std::collections::BTreeMap::new());

@@ -145,6 +145,23 @@ impl Reference {
     }
 }
 
+/// Whether `later` must not leave before `earlier`: they are of one flow, or of one pair of
+/// addresses and the ports of one of them are not looked at.
+pub(crate) fn keep_order(earlier: &Input, later: &Input) -> bool {
+    let parse =
+        |input: &Input| oracle::parse(oracle_link(input.link), &input.bytes).expect("well formed");
+    let (a, b) = (parse(earlier), parse(later));
+    let (Some(a_pair), Some(b_pair)) = (addresses(&a), addresses(&b)) else {
+        return false;
+    };
+    let refused = refused_below_tcp(earlier, &a).or(refused_below_tcp(later, &b));
+    match (a.tcp(), b.tcp()) {
+        (Some(_), Some(_)) if refused.is_some() => a_pair == b_pair,
+        (Some(_), Some(_)) => key(earlier, &a, a_pair) == key(later, &b, b_pair),
+        _ => false,
+    }
+}
+
 fn addresses(packet: &Parsed) -> Option<(Vec<u8>, Vec<u8>)> {
     match &packet.net {
         Net::Ipv4(ip) => Some((ip.src.to_vec(), ip.dst.to_vec())),
