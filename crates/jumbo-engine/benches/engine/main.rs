@@ -109,6 +109,11 @@ impl Ring {
     }
 }
 
+/// What [`sweep`] goes through; nothing for a hot pass.
+fn sweeper(cold: bool) -> Vec<u8> {
+    vec![0; if cold { SWEEP } else { 0 }]
+}
+
 /// Throws everything else out of the caches.
 fn sweep(buffer: &mut [u8]) {
     for line in buffer.chunks_mut(64) {
@@ -123,12 +128,11 @@ fn measured(cold: bool) -> Duration {
 }
 
 /// Times passes over the ring until there were `packets`, as if there had been exactly so many.
-fn per_packet(packets: u64, ring: &Ring, cold: bool, mut pass: impl FnMut()) -> Duration {
-    let mut buffer = vec![0; if cold { SWEEP } else { 0 }];
+fn per_packet(packets: u64, ring: &Ring, sweeper: &mut [u8], mut pass: impl FnMut()) -> Duration {
     let passes = packets.div_ceil(ring.packets as u64);
     let mut spent = Duration::ZERO;
     for _ in 0..passes {
-        sweep(&mut buffer);
+        sweep(sweeper);
         let start = Instant::now();
         pass();
         spent += start.elapsed();
@@ -158,11 +162,12 @@ fn admit(c: &mut Criterion) {
     for (family, name) in Family::BOTH {
         for (cold, heat) in [(false, "hot"), (true, "cold")] {
             let ring = Ring::new(family, 16, 16, cold);
+            let mut sweeper = sweeper(cold);
             group.measurement_time(measured(cold));
             let mut arena = Arena::new(512, 1024);
             group.bench_function(BenchmarkId::new(name, heat), |b| {
                 b.iter_custom(|packets| {
-                    per_packet(packets, &ring, cold, || {
+                    per_packet(packets, &ring, &mut sweeper, || {
                         admit_pass(&ring, cold, &mut arena);
                     })
                 });
@@ -202,6 +207,7 @@ fn coalesce(c: &mut Criterion) {
     let shapes = [(1, 16), (1, 44), (16, 16), (128, 16), (1000, 16)];
     for (family, name) in Family::BOTH {
         for (cold, heat) in [(false, "hot"), (true, "cold")] {
+            let mut sweeper = sweeper(cold);
             for (flows, per_flow) in shapes {
                 let ring = Ring::new(family, flows, per_flow, cold);
                 let flush = flows * per_flow;
@@ -211,7 +217,7 @@ fn coalesce(c: &mut Criterion) {
                 let id = BenchmarkId::new(format!("{name} {heat}"), format!("{flows}x{per_flow}"));
                 group.bench_function(id, |b| {
                     b.iter_custom(|packets| {
-                        per_packet(packets, &ring, cold, || {
+                        per_packet(packets, &ring, &mut sweeper, || {
                             coalesce_pass(&ring, cold, flush, &mut arena, &mut gro);
                         })
                     });
@@ -254,7 +260,7 @@ fn segment(c: &mut Criterion) {
                     let start = Instant::now();
                     for _ in 0..rounds {
                         let packet = arena.packet(id);
-                        let plan = plan(packet, caps, 1500);
+                        let plan = plan(packet, caps, 9000);
                         let mut out = [0; 256];
                         let done = complete(
                             packet,
