@@ -21,18 +21,36 @@
 //! # Coalesce a burst and segment it back
 //!
 //! ```
+//! use jumbo_engine::checksum::Sum;
 //! use jumbo_engine::prelude::*;
 //!
-//! // Two TCP segments of one flow, one behind the other in a buffer of ours.
-//! # let buffer: Vec<u8> = Vec::new();
-//! # let packets: Vec<(usize, usize)> = Vec::new();
+//! // Two TCP segments of one flow, one behind the other in a buffer of ours. Without their
+//! // checksums: the port they came from vouches for those (Trust::Kernel, below).
+//! let segment = |index: u8| {
+//!     let mut packet = vec![0; 14 + 20 + 20 + 1000];
+//!     packet[12..18].copy_from_slice(&[0x08, 0x00, 0x45, 0, 4, 16]); // IPv4, 1040 bytes
+//!     packet[19] = index; // its ID
+//!     packet[22..24].copy_from_slice(&[64, 6]); // TTL, TCP
+//!     let check = Sum::ZERO.add_bytes(&packet[14..34]).checksum();
+//!     packet[24..26].copy_from_slice(&check.to_be_bytes());
+//!     packet[40..42].copy_from_slice(&(1000 * u16::from(index)).to_be_bytes()); // sequence
+//!     packet[46..48].copy_from_slice(&[0x50, 0x10]); // a header of 20 bytes; ACK
+//!     packet
+//! };
+//! let packets = [segment(0), segment(1)];
+//! let buffer = packets.concat();
+//! let valid = VnetHeader { flags: 2, ..VnetHeader::default() }; // DATA_VALID
+//!
 //! let mut arena = Arena::new(64, 128);
 //! let mut gro = Coalescer::new(&GRO, 64, 0x5eed);
 //! let memory = SliceMemory::new(&buffer, Kernels::detect());
 //!
-//! for (at, len) in packets {
-//!     let body = [Frag::new(at as u64, len as u32)];
-//!     let Ok(admitted) = arena.admit(Link::Ethernet, &buffer[at..at + len], &body, None) else {
+//! let mut at = 0;
+//! for packet in &packets {
+//!     let body = [Frag::new(at, packet.len() as u32)];
+//!     at += packet.len() as u64;
+//!     let vnet = Some((&valid, Trust::Kernel));
+//!     let Ok(admitted) = arena.admit(Link::Ethernet, packet, &body, vnet) else {
 //!         continue; // counted and dropped
 //!     };
 //!     match gro.offer(&mut arena, admitted.id, &memory) {
@@ -43,16 +61,18 @@
 //! }
 //! gro.flush(&mut arena, End::BurstEnd);
 //!
-//! let ready = core::mem::take(gro.ready());
-//! for done in ready {
+//! let mut lens = Vec::new();
+//! for done in gro.ready().drain(..) {
 //!     let packet = arena.packet(done.id);
+//!     assert_eq!(packet.wire_len(), 54 + 2000); // both, behind one header
 //!     let plan = plan(packet, Caps::NONE, 1500);
 //!     complete(packet, arena.payload(done.id), plan, &memory, |packet, payload| {
 //!         // header: packet.write_header(..); body: the pieces of `payload`
-//!         let _ = (packet.wire_len(), payload.len_bytes());
+//!         lens.push((packet.wire_len(), payload.len_bytes()));
 //!     })?;
 //!     arena.release(done.id);
 //! }
+//! assert_eq!(lens, [(1054, 1000), (1054, 1000)]); // two segments again
 //! # Ok::<(), jumbo_engine::complete::Fault>(())
 //! ```
 
@@ -73,6 +93,8 @@ pub mod pending;
 pub mod superpacket;
 pub mod checksum;
 pub mod reason;
+#[doc(hidden)]
+pub mod fuzz_bodies;
 
 /// What a caller of the engine needs, in one `use`.
 pub mod prelude {

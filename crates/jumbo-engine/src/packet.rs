@@ -70,7 +70,7 @@ pub enum Link {
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
 #[repr(u8)]
 pub enum Net {
-    /// None: ARP, an unknown type, or a header that lies.
+    /// None: ARP, an unknown type, or a header that is not one.
     #[default]
     None,
     /// IPv4.

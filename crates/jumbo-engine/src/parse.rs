@@ -58,7 +58,8 @@ reasons! {
         IpLengthTooSmall = "ip_length_too_small",
         /// The IP length says more than there is.
         IpLengthBeyondPacket = "ip_length_beyond_packet",
-        /// IPv6 extension headers: too many, too long, or cut off.
+        /// IPv6 extension headers: too many, too long, cut off, or a routing header with
+        /// segments left.
         Ipv6Extensions = "ipv6_extensions",
         /// The TCP header is cut off or longer than the packet.
         TcpTruncated = "tcp_truncated",
@@ -90,6 +91,7 @@ pub(crate) fn load(
 ) -> Result<Option<Opaque>, HeaderFault> {
     packet.pending = crate::pending::Pending::NOTHING;
     packet.tags = Default::default();
+    packet.origin = 0;
     let l2_len = match link {
         Link::Ethernet => ETHERNET_LEN,
         Link::RawIp => 0,
@@ -249,9 +251,9 @@ fn ipv4(packet: &Packet, here: usize, gso: bool, found: &mut Found) -> Result<()
     if l3_len < IPV4_MIN {
         return Err(Opaque::Ipv4HeaderLength);
     }
-    let said = usize::from(packet.be16(L3_AT + 2));
-    let l3_total = ip_length(said, l3_len, here, gso)?;
-    found.l3_total = l3_total;
+    if l3_len > here {
+        return Err(Opaque::IpTruncated);
+    }
     let layers = &mut found.layers;
     layers.net = Net::V4;
     layers.l3_len = l3_len as u8;
@@ -259,18 +261,19 @@ fn ipv4(packet: &Packet, here: usize, gso: bool, found: &mut Found) -> Result<()
     layers.protocol = packet.bytes[L3_AT + 9];
     // More fragments, or an offset: RFC 791 section 3.1.
     layers.fragment = packet.be16(L3_AT + 6) & 0x3fff != 0;
+    let said = usize::from(packet.be16(L3_AT + 2));
+    let l3_total = ip_length(said, l3_len, here, gso)?;
+    found.l3_total = l3_total;
     if layers.fragment {
         return Err(Opaque::Fragment);
     }
     transport(packet, l3_total - l3_len, gso, layers)
 }
 
-/// What the IP length field means, given how many bytes there are.
+/// What the IP length field means, given how many bytes there are. If it lies, the addresses
+/// still stand, so that the packet is kept from overtaking its flow.
 #[inline(always)]
 fn ip_length(said: usize, header: usize, here: usize, gso: bool) -> Result<usize, Opaque> {
-    if header > here {
-        return Err(Opaque::IpTruncated);
-    }
     if gso {
         return Ok(here);
     }
@@ -293,17 +296,17 @@ fn ipv6(packet: &Packet, here: usize, gso: bool, found: &mut Found) -> Result<()
     }
     let payload = usize::from(packet.be16(L3_AT + 4));
     let next = packet.bytes[L3_AT + 6];
+    let layers = &mut found.layers;
+    layers.net = Net::V6;
+    layers.l3_len = IPV6_LEN as u8;
+    layers.protocol = next;
     // Zero announces a jumbogram (RFC 2675), which nothing here makes or takes.
     if payload == 0 && !gso && next != NO_NEXT_HEADER {
         return Err(Opaque::IpLengthTooSmall);
     }
     let l3_total = ip_length(IPV6_LEN + payload, IPV6_LEN, here, gso)?;
     found.l3_total = l3_total;
-    let layers = &mut found.layers;
-    layers.net = Net::V6;
-    layers.l3_len = IPV6_LEN as u8;
-    layers.protocol = next;
-    if matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION) {
+    if is_extension(next) {
         // By value: a reference would keep the layers in memory on the way of
         // every packet, for the few that have extension headers.
         let (walked, opaque) = extensions(packet, l3_total, *layers);
@@ -321,20 +324,30 @@ const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
 const NO_NEXT_HEADER: u8 = 59;
 
+/// Whether this is the number of an IPv6 extension header that may precede a transport.
+#[inline(always)]
+pub(crate) fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION)
+}
+
 /// Follows the extension headers (RFC 8200 section 4) as far as the private header goes.
 #[inline(never)]
 fn extensions(packet: &Packet, l3_total: usize, found: Layers) -> (Layers, Option<Opaque>) {
     let mut layers = found;
     let room = l3_total.min(HEADER_ROOM - L3_AT);
-    for _ in 0..EXTENSIONS_MAX {
+    // One more than may be there, to see what is behind the last.
+    for _ in 0..=EXTENSIONS_MAX {
         let at = usize::from(layers.l3_len);
         match layers.protocol {
             HOP_BY_HOP | ROUTING | DESTINATION => {
                 if at + 8 > room {
                     return (layers, Some(Opaque::Ipv6Extensions));
                 }
+                // Segments left: the transport checksum covers the final destination, which
+                // is in the routing header and not where it is looked for (RFC 8200 section 8.1).
+                let detour = packet.bytes[L3_AT + at + 3] != 0;
                 let end = at + 8 + 8 * usize::from(packet.bytes[L3_AT + at + 1]);
-                if end > room {
+                if end > room || (layers.protocol == ROUTING && detour) {
                     return (layers, Some(Opaque::Ipv6Extensions));
                 }
                 layers.protocol = packet.bytes[L3_AT + at];

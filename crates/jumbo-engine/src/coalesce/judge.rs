@@ -4,7 +4,7 @@ use super::rules::{Alone, End, IpIdRule, Masks, Rules, Shape, differ};
 use super::table::{Flow, IdRule};
 use crate::arena::{Memory, Pieces, sum_pieces};
 use crate::packet::{L3_AT, Net, Packet, Transport};
-use crate::parse::PROTOCOL_TCP;
+use crate::parse::{PROTOCOL_TCP, is_extension};
 use crate::pending::Csum;
 use crate::superpacket::{FIN, PSH, RST, SYN, URG, ipv4_header_sum, tcp_flags};
 use crate::vnet::{TCP_CSUM, TCP_SEGMENT_MIN, pseudo_header};
@@ -49,6 +49,10 @@ fn network(packet: &Packet) -> Result<(), (Alone, Ends)> {
     match (layers.net, layers.transport) {
         (Net::None, _) => return Err((Alone::NotIp, Ends::Nothing)),
         (_, Transport::Tcp) => {}
+        // An extension header that was not followed may have TCP at its end.
+        (Net::V6, _) if is_extension(layers.protocol) => {
+            return Err((Alone::TcpUnreadable, Ends::Pair));
+        }
         _ if layers.protocol == PROTOCOL_TCP => return Err((Alone::TcpUnreadable, Ends::Pair)),
         _ => return Err((Alone::NotTcp, Ends::Nothing)),
     }

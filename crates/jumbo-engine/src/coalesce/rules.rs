@@ -70,11 +70,12 @@ reasons! {
 reasons! {
     /// Why was a packet never a candidate for coalescing?
     pub enum Alone in "coalesce_alone" {
-        /// Neither IPv4 nor IPv6, or a network header that lies.
+        /// Neither IPv4 nor IPv6, or a network header that is not one.
         NotIp = "not_ip",
         /// IP, but not TCP.
         NotTcp = "not_tcp",
-        /// TCP that could not be parsed: a fragment or a header that lies.
+        /// TCP that could not be parsed: a fragment, a length that lies, IPv6 extension headers
+        /// that could not be followed.
         TcpUnreadable = "tcp_unreadable",
         /// IPv4 options.
         IpOptions = "ip_options",

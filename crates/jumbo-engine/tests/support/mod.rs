@@ -1,0 +1,328 @@
+//! One burst through the engine, with every packet traced from its input to what left.
+#![allow(dead_code, reason = "every test binary uses a part of it")]
+
+pub(crate) mod reference;
+
+use jumbo_engine::arena::{Admitted, Arena, SliceMemory};
+use jumbo_engine::checksum::Kernels;
+use jumbo_engine::coalesce::{Alone, CoalesceStats, Coalescer, End, GRO, Offer, Ready};
+use jumbo_engine::complete::{Fault, Plan, complete, plan};
+use jumbo_engine::packet::{Frag, Link, Packet};
+use jumbo_engine::pending::{Caps, Csum, Gso, GsoKind};
+use jumbo_engine::reason::Reason;
+use jumbo_engine::vnet::{HeaderFault, Trust, VnetHeader};
+use jumbo_testkit::oracle;
+
+/// More than any packet here: an MTU that refuses nothing.
+pub(crate) const NO_MTU: usize = 100_000;
+
+/// A packet as it is received.
+#[derive(Clone, Debug)]
+pub(crate) struct Input {
+    pub(crate) link: Link,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) vnet: Option<(VnetHeader, Trust)>,
+    /// Lengths of the pieces it lies in; what they do not cover is one more piece.
+    pub(crate) splits: Vec<usize>,
+}
+
+impl Input {
+    pub(crate) fn new(link: Link, bytes: Vec<u8>) -> Self {
+        Self {
+            link,
+            bytes,
+            vnet: None,
+            splits: Vec::new(),
+        }
+    }
+
+    pub(crate) fn ethernet(bytes: Vec<u8>) -> Self {
+        Self::new(Link::Ethernet, bytes)
+    }
+
+    pub(crate) fn vnet(self, header: VnetHeader, trust: Trust) -> Self {
+        Self {
+            vnet: Some((header, trust)),
+            ..self
+        }
+    }
+}
+
+/// What an ended flow or a single packet became.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Delivered {
+    /// Which inputs it carries, by their order of arrival.
+    pub(crate) members: Vec<usize>,
+    /// Why it ended; the other way round, why it never was a candidate.
+    pub(crate) why: Why,
+    /// As it would leave to a port that takes everything: header and payload.
+    pub(crate) whole: Vec<u8>,
+    pub(crate) csum: Csum,
+    pub(crate) gso: Option<Gso>,
+    /// As it leaves to a port that takes nothing.
+    pub(crate) finished: Vec<Vec<u8>>,
+}
+
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    Ended(End),
+    Alone(Alone),
+}
+
+/// The engine with memory of its own.
+pub(crate) struct Rig {
+    pub(crate) memory: Vec<u8>,
+    pub(crate) arena: Arena,
+    pub(crate) gro: Coalescer,
+    /// Where each input begins and ends in `memory`.
+    pub(crate) places: Vec<(usize, usize)>,
+    whys: Vec<Why>,
+    pub(crate) done: Vec<Delivered>,
+}
+
+impl Rig {
+    pub(crate) fn new() -> Self {
+        Self::with_flows(64)
+    }
+
+    pub(crate) fn with_flows(flows: usize) -> Self {
+        Self {
+            memory: Vec::new(),
+            arena: Arena::new(1024, 16384),
+            gro: Coalescer::new(&GRO, flows, 0x5eed),
+            places: Vec::new(),
+            whys: Vec::new(),
+            done: Vec::new(),
+        }
+    }
+
+    /// Puts the packet into memory, its pieces apart, and admits it.
+    pub(crate) fn admit(&mut self, input: &Input) -> Result<Admitted, HeaderFault> {
+        let start = self.memory.len();
+        let mut rest = &input.bytes[..];
+        let mut body = Vec::new();
+        for split in input.splits.iter().copied().chain([usize::MAX]) {
+            let (piece, after) = rest.split_at(split.min(rest.len()));
+            body.push(Frag::new(self.memory.len() as u64, piece.len() as u32));
+            self.memory.extend(piece);
+            // A hole, so that pieces are not neighbours and reading on is seen.
+            self.memory.extend([0xEE; 3]);
+            rest = after;
+        }
+        self.places.push((start, self.memory.len()));
+        let vnet = input.vnet.as_ref().map(|(header, trust)| (header, *trust));
+        self.arena.admit(input.link, &input.bytes, &body, vnet)
+    }
+
+    /// Admits and coalesces one packet.
+    pub(crate) fn offer(&mut self, input: &Input) -> Result<Admitted, HeaderFault> {
+        let admitted = self.admit(input)?;
+        let index = self.places.len() as u32 - 1;
+        let before = self.gro.stats().clone();
+        let memory = SliceMemory::new(&self.memory, Kernels::portable());
+        let offer = self.gro.offer(&mut self.arena, admitted.id, &memory);
+        self.note_ended(&before);
+        match offer {
+            Offer::Merged => {}
+            Offer::Hold(slot) => {
+                let before = self.gro.stats().clone();
+                self.gro.hold(&mut self.arena, admitted.id, slot, index);
+                self.note_ended(&before);
+            }
+            Offer::Alone(alone) => {
+                self.gro.ready().push(Ready::alone(admitted.id, index));
+                self.whys.push(Why::Alone(alone));
+            }
+        }
+        Ok(admitted)
+    }
+
+    /// All that one call ended, it ended for one reason.
+    fn note_ended(&mut self, before: &CoalesceStats) {
+        let ready = self.gro.ready().len();
+        while self.whys.len() < ready {
+            let after = self.gro.stats();
+            let mut risen = End::ALL
+                .iter()
+                .filter(|end| after.ends.get(**end) > before.ends.get(**end));
+            let end = *risen.next().expect("an end is counted");
+            assert_eq!(risen.next(), None, "two reasons in one call");
+            self.whys.push(Why::Ended(end));
+        }
+    }
+
+    /// Ends the burst and takes everything out, completing it both ways.
+    pub(crate) fn flush(&mut self, reason: End) {
+        let before = self.gro.stats().clone();
+        self.gro.flush(&mut self.arena, reason);
+        self.note_ended(&before);
+        assert_eq!(self.gro.held(), 0);
+        let ready: Vec<Ready> = self.gro.ready().drain(..).collect();
+        assert_eq!(ready.len(), self.whys.len());
+        for (ready, why) in ready.into_iter().zip(std::mem::take(&mut self.whys)) {
+            let delivered = self.deliver(ready, why);
+            self.done.push(delivered);
+            self.arena.release(ready.id);
+        }
+        assert_eq!(self.arena.live(), 0, "every packet left");
+    }
+
+    fn deliver(&self, ready: Ready, why: Why) -> Delivered {
+        let packet = self.arena.packet(ready.id);
+        let whole = self.complete(ready, Caps::ALL).expect("no fault");
+        // A fixed ID or CWR on all makes even the best port a list.
+        let whole = match &whole[..] {
+            [(_, whole)] => whole.clone(),
+            _ => self.bytes_of(packet, self.arena.payload(ready.id)),
+        };
+        let finished = self.complete(ready, Caps::NONE).expect("no fault");
+        Delivered {
+            members: self.members(ready),
+            why,
+            whole,
+            csum: packet.pending().csum,
+            gso: packet.pending().gso,
+            finished: finished.into_iter().map(|(_, bytes)| bytes).collect(),
+        }
+    }
+
+    /// The packets that leave towards `caps`, each with its bytes.
+    pub(crate) fn complete(
+        &self,
+        ready: Ready,
+        caps: Caps,
+    ) -> Result<Vec<(Packet, Vec<u8>)>, Fault> {
+        let packet = self.arena.packet(ready.id);
+        let memory = SliceMemory::new(&self.memory, Kernels::detect());
+        let plan = plan(packet, caps, NO_MTU);
+        let mut out = Vec::new();
+        let payload = self.arena.payload(ready.id);
+        let count = complete(packet, payload, plan, &memory, |packet, payload| {
+            assert_eq!(packet.payload_len() as usize, payload.len_bytes());
+            out.push((packet.clone(), self.bytes_of(packet, payload)));
+        })?;
+        assert_eq!(count as usize, out.len());
+        Ok(out)
+    }
+
+    pub(crate) fn bytes_of(
+        &self,
+        packet: &Packet,
+        payload: jumbo_engine::arena::Pieces<'_>,
+    ) -> Vec<u8> {
+        bytes_of(&self.memory, packet, payload)
+    }
+
+    /// The inputs that a ready packet is made of: its head's, and whose payload it carries.
+    fn members(&self, ready: Ready) -> Vec<usize> {
+        let mut members = vec![ready.out as usize];
+        for frag in self.arena.payload(ready.id) {
+            let at = frag.at as usize;
+            let index = self.places.partition_point(|(_, end)| *end <= at);
+            let (start, end) = self.places[index];
+            assert!(start <= at && at + frag.len as usize <= end);
+            if members.last() != Some(&index) {
+                members.push(index);
+            }
+        }
+        members
+    }
+}
+
+/// A packet's bytes as they go on the wire.
+pub(crate) fn bytes_of(
+    memory: &[u8],
+    packet: &Packet,
+    payload: jumbo_engine::arena::Pieces<'_>,
+) -> Vec<u8> {
+    let mut header = [0; 200];
+    let len = packet.write_header(&mut header).expect("room enough");
+    let mut bytes = header[..len].to_vec();
+    for frag in payload {
+        let at = frag.at as usize;
+        bytes.extend(&memory[at..at + frag.len as usize]);
+    }
+    assert_eq!(bytes.len(), packet.wire_len());
+    bytes
+}
+
+/// Everything in one burst.
+pub(crate) fn burst(inputs: &[Input]) -> Vec<Delivered> {
+    burst_of(64, inputs)
+}
+
+pub(crate) fn burst_of(flows: usize, inputs: &[Input]) -> Vec<Delivered> {
+    let mut rig = Rig::with_flows(flows);
+    for input in inputs {
+        rig.offer(input).expect("a sound packet");
+    }
+    rig.flush(End::BurstEnd);
+    rig.done
+}
+
+/// Why things ended or stayed alone, in the order in which they leave.
+pub(crate) fn whys(inputs: &[Input]) -> Vec<Why> {
+    burst(inputs).into_iter().map(|done| done.why).collect()
+}
+
+/// The testkit's word for a link.
+pub(crate) fn oracle_link(link: Link) -> jumbo_testkit::Link {
+    match link {
+        Link::Ethernet => jumbo_testkit::Link::Ethernet,
+        Link::RawIp => jumbo_testkit::Link::RawIp,
+    }
+}
+
+/// The testkit's word for how to segment.
+pub(crate) fn oracle_gso(gso: Gso) -> oracle::Gso {
+    let kind = match gso.kind {
+        GsoKind::Tcp4 | GsoKind::Tcp6 => oracle::GsoKind::Tcp {
+            fixed_id: gso.fixed_id,
+            accecn: gso.cwr == jumbo_engine::pending::Cwr::All,
+        },
+        GsoKind::Udp => oracle::GsoKind::UdpL4,
+    };
+    oracle::Gso {
+        kind,
+        size: usize::from(gso.size),
+    }
+}
+
+/// The virtio header of a packet built with a partial checksum.
+pub(crate) fn needs_csum(link: Link, bytes: &[u8], gso_type: u8, gso_size: u16) -> VnetHeader {
+    let header = oracle::VnetHeader::needs_csum(oracle_link(link), bytes, gso_type, gso_size)
+        .expect("TCP or UDP");
+    VnetHeader {
+        flags: header.flags,
+        gso_type: header.gso_type,
+        hdr_len: header.hdr_len,
+        gso_size: header.gso_size,
+        csum_start: header.csum_start,
+        csum_offset: header.csum_offset,
+        ..VnetHeader::default()
+    }
+}
+
+/// What would be done with an admitted packet; for tests that only look at the decision.
+pub(crate) fn plan_of(rig: &Rig, admitted: Admitted, caps: Caps, mtu: usize) -> Plan {
+    plan(rig.arena.packet(admitted.id), caps, mtu)
+}
+
+/// Marks the one test that shows what a reason is for; its value is the reason.
+#[macro_export]
+macro_rules! canonical {
+    ($reason:expr) => {
+        $reason
+    };
+}
+
+/// Checks that every reason of an enum has one canonical test in this source text.
+pub(crate) fn assert_each_has_one_canonical_test<R: Reason>(enum_name: &str, source: &str) {
+    for reason in R::ALL {
+        let mark = format!("canonical!({enum_name}::{reason:?})");
+        let count = source.matches(&mark).count();
+        assert_eq!(count, 1, "{mark} occurs {count} times");
+    }
+    let marks = source.matches(&format!("canonical!({enum_name}::")).count();
+    assert_eq!(marks, R::ALL.len(), "a mark for a reason that is not there");
+}

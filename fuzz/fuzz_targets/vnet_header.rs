@@ -1,0 +1,6 @@
+//! Any bytes against `fuzz_bodies::vnet_header`.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| jumbo_engine::fuzz_bodies::vnet_header(data));
