@@ -314,10 +314,3 @@ fn failed(cell: &Cell, error: Error) -> CliError {
     };
     error.at(cell.label())
 }
-
-impl Cell {
-    /// As messages call it.
-    pub(super) fn label(&self) -> String {
-        super::report::label(self.technique, self.family, self.directions)
-    }
-}

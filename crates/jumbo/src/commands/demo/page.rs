@@ -6,7 +6,7 @@ use super::report::{Demo, EndShare, Row, noisiest};
 use super::technique::Technique;
 use crate::render::{Width, align_right, count, table, tidy};
 
-const HEADER: [&str; 11] = [
+const HEADER: [&str; 12] = [
     "technique",
     "IP",
     "Gbit/s",
@@ -17,6 +17,7 @@ const HEADER: [&str; 11] = [
     "seg/packet",
     "resent",
     "dropped",
+    "overrun",
     "bytes",
 ];
 
@@ -53,7 +54,7 @@ fn intro(demo: &Demo) -> String {
 
 fn rows_table<'a>(rows: impl Iterator<Item = &'a Row>, width: Width) -> comfy_table::Table {
     let mut table = table(&HEADER, width);
-    align_right(&mut table, 2..10);
+    align_right(&mut table, 2..11);
     for row in rows {
         table.add_row([
             row.technique.name().to_owned(),
@@ -65,19 +66,12 @@ fn rows_table<'a>(rows: impl Iterator<Item = &'a Row>, width: Width) -> comfy_ta
             or_dash(row.switch_sys_s_per_gb, |s| format!("{s:.2}")),
             or_dash(row.segments_per_packet, |n| format!("{n:.1}")),
             count(row.retransmits),
-            dropped(row),
+            or_dash(row.drops, count),
+            count(row.queue_drops),
             if row.intact { "right" } else { "WRONG" }.to_owned(),
         ]);
     }
     table
-}
-
-/// What the switch dropped, and what it was too slow to take.
-fn dropped(row: &Row) -> String {
-    match row.drops {
-        Some(drops) => format!("{}+{}", count(drops), count(row.queue_drops)),
-        None => format!("-+{}", count(row.queue_drops)),
-    }
 }
 
 fn or_dash<T>(value: Option<T>, text: impl FnOnce(T) -> String) -> String {
@@ -90,9 +84,9 @@ fn legend(demo: &Demo) -> String {
         let _ = writeln!(text, "{:<11} {}", technique.name(), technique.meaning());
     }
     text.push_str(
-        "\nCPU s/GB is the whole path: sender, switch, receiver. Switch sys contains the receiving host's stack, which\n\
-         runs when the switch writes to its TAP. Seg/packet: packets on a wire for each data packet the receiver gets.\n\
-         Dropped: by the switch + by a link's queue that nobody emptied in time.\n",
+        "\nCPU s/GB: the whole path, sender, switch and receiver. Switch sys contains the receiving host's stack, which\n\
+         runs when the switch writes to its TAP. Seg/packet: packets on a wire per data packet the receiver gets.\n\
+         Resent: TCP segments sent again. Dropped: by the switch. Overrun: by a link's queue that was not emptied in time.\n",
     );
     if !demo.ksoftirqd_counted {
         text.push_str(

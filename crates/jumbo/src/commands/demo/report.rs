@@ -104,21 +104,35 @@ pub(super) fn of(measured: Measured) -> Demo {
 impl Row {
     /// As messages call it.
     pub(super) fn label(&self) -> String {
-        let direction = match self.direction {
-            "one" => "one direction",
-            _ => "both directions",
-        };
-        format!("{}, {}, {direction}", self.technique.name(), self.family)
+        label(self.technique, self.family, self.direction)
     }
 }
 
-/// As messages call a row.
-pub(super) fn label(technique: Technique, family: Family, directions: Directions) -> String {
-    let direction = match directions {
-        Directions::One => "one direction",
-        Directions::Both => "both directions",
+fn label(technique: Technique, family: &str, direction: &str) -> String {
+    let ways = if direction == "one" {
+        "one direction"
+    } else {
+        "both directions"
     };
-    format!("{}, {}, {direction}", technique.name(), family_name(family))
+    format!("{}, {family}, {ways}", technique.name())
+}
+
+impl Cell {
+    /// As messages call it.
+    pub(super) fn label(&self) -> String {
+        label(
+            self.technique,
+            family_name(self.family),
+            direction_name(self.directions),
+        )
+    }
+}
+
+fn direction_name(directions: Directions) -> &'static str {
+    match directions {
+        Directions::One => "one",
+        Directions::Both => "both",
+    }
 }
 
 fn family_name(family: Family) -> &'static str {
@@ -139,10 +153,7 @@ fn row(cell: &Cell) -> Row {
     Row {
         technique: cell.technique,
         family: family_name(cell.family),
-        direction: match cell.directions {
-            Directions::One => "one",
-            Directions::Both => "both",
-        },
+        direction: direction_name(cell.directions),
         gbit_per_s: rate.map_or(0.0, |rate| rate.median),
         spread: rate
             .filter(|rate| rate.count >= 3)
@@ -200,16 +211,15 @@ fn shares(counts: &Counts<End>) -> Vec<EndShare> {
 /// One sentence, every number of it from the rows; nothing is claimed that was not measured.
 fn conclusion(rows: &[Row]) -> String {
     let find = |technique| {
-        rows.iter().find(|row: &&Row| {
-            row.technique == technique && row.family == "ipv4" && row.direction == "one"
-        })
+        let wanted =
+            |row: &&Row| (row.technique, row.family, row.direction) == (technique, "ipv4", "one");
+        rows.iter().find(wanted)
     };
-    let of = |technique, than| compare(find(technique)?, find(than)?);
     let parts = [
-        of(Technique::Gro, Technique::None),
-        of(Technique::Tso, Technique::None),
-        of(Technique::Gro, Technique::KernelGro),
-        of(Technique::Tso, Technique::KernelTso),
+        compare(find(Technique::Gro), find(Technique::None)),
+        compare(find(Technique::Tso), find(Technique::None)),
+        compare(find(Technique::KernelGro), find(Technique::Gro)),
+        compare(find(Technique::KernelTso), find(Technique::Tso)),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     match parts.is_empty() {
@@ -218,21 +228,23 @@ fn conclusion(rows: &[Row]) -> String {
     }
 }
 
-fn compare(row: &Row, than: &Row) -> Option<String> {
+/// "gro carried 2.5 times as much as none with 0.39 times the CPU per byte".
+fn compare(row: Option<&Row>, than: Option<&Row>) -> Option<String> {
+    let (row, than) = (row?, than?);
     let rate = times(row.gbit_per_s, than.gbit_per_s)?;
     let cost = times(row.cpu_s_per_gb?, than.cpu_s_per_gb?)?;
     Some(format!(
-        "{} carried {rate} the traffic of {} at {cost} the CPU per byte",
+        "{} carried {rate} times as much as {} with {cost} times the CPU per byte",
         row.technique.name(),
         than.technique.name(),
     ))
 }
 
-/// "3.1 times"; two digits that count.
+/// A ratio with the digits that count.
 fn times(value: f64, of: f64) -> Option<String> {
     let ratio = value / of;
     let digits = if ratio < 1.0 { 2 } else { 1 };
-    (ratio.is_finite() && ratio > 0.0).then(|| format!("{ratio:.digits$} times"))
+    (ratio.is_finite() && ratio > 0.0).then(|| format!("{ratio:.digits$}"))
 }
 
 /// How much the figures of one row moved while the machine was measured; for the page's warning.
@@ -338,12 +350,12 @@ mod tests {
         let mut rows = of(samples::measured()).rows;
         assert!(
             conclusion(&rows)
-                .contains("gro carried 2.0 times the traffic of none at 0.50 times the CPU"),
+                .contains("gro carried 2.0 times as much as none with 0.50 times the CPU"),
             "{}",
             conclusion(&rows)
         );
         rows[1].gbit_per_s = 0.75;
-        assert!(conclusion(&rows).contains("gro carried 0.50 times the traffic of none"));
+        assert!(conclusion(&rows).contains("gro carried 0.50 times as much as none"));
         rows.iter_mut().for_each(|row| row.gbit_per_s = 0.0);
         assert_eq!(conclusion(&rows), "Too little arrived to compare anything.");
     }
