@@ -1,8 +1,10 @@
 //! Two hosts and the link between them: the smallest network to measure on.
 
+use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::error::Result;
+use crate::error::{Doing, Result};
 use crate::link::{Links, Mac};
 use crate::ns::NetNs;
 
@@ -71,6 +73,24 @@ impl Host {
         links.add_neighbour(name, other.v6.into(), mac)
     }
 
+    /// Packets its IP layer has received, after the kernel's own GRO: a
+    /// super-packet counts as one. Source: RFC 4293 `InReceives`, as in
+    /// /proc/net/snmp and /proc/net/snmp6.
+    pub fn ip_received(&self, family: Family) -> Result<u64> {
+        let (file, find): (_, fn(&str) -> Option<u64>) = match family {
+            Family::V4 => ("snmp", in_receives_v4),
+            Family::V6 => ("snmp6", in_receives_v6),
+        };
+        let path = format!("/proc/thread-self/net/{file}");
+        let text = self
+            .ns
+            .run(|| fs::read_to_string(&path))?
+            .doing(|| format!("read {path}"))?;
+        find(&text)
+            .ok_or(io::ErrorKind::InvalidData)
+            .doing(|| format!("read {path}"))
+    }
+
     /// Its links.
     pub fn links(&self) -> Result<Links> {
         self.ns.links()
@@ -84,4 +104,35 @@ pub fn veth_pair(name: &str) -> Result<(Host, Host)> {
     a.plug(name)?;
     b.plug(name)?;
     Ok((a, b))
+}
+
+/// A line of names and, below it, one of numbers, both beginning with `Ip:`.
+fn in_receives_v4(text: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Ip:"));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let at = names
+        .split_whitespace()
+        .position(|name| name == "InReceives")?;
+    values.split_whitespace().nth(at)?.parse().ok()
+}
+
+fn in_receives_v6(text: &str) -> Option<u64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Ip6InReceives"))?;
+    line.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn received_packets_are_found_by_name() {
+        let text = "Ip: Forwarding InReceives InHdrErrors\nIp: 1 77 0\nIcmp: InMsgs\nIcmp: 5\n";
+        assert_eq!(in_receives_v4(text), Some(77));
+        assert_eq!(in_receives_v4("Tcp: a\nTcp: 1\n"), None);
+        let text = "Ip6InReceives                   \t18\nIp6InHdrErrors \t0\n";
+        assert_eq!(in_receives_v6(text), Some(18));
+    }
 }

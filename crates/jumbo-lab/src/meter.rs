@@ -126,13 +126,32 @@ fn first_number(text: &str) -> Option<u64> {
 /// CPU time of all `ksoftirqd/N` threads; `None` where the kernel's threads
 /// cannot be seen (a container's own PID namespace).
 pub fn ksoftirqd_total() -> Option<Duration> {
-    let pids = ksoftirqd_pids();
-    let times = pids.iter().filter_map(|pid| {
-        let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
-        first_number(&text).map(Duration::from_nanos)
-    });
-    let times: Vec<Duration> = times.collect();
-    (!times.is_empty()).then(|| times.iter().sum())
+    Ksoftirqd::find()?.total()
+}
+
+/// The kernel's `ksoftirqd/N` threads, found once: asking again costs only a
+/// small file per CPU.
+#[derive(Debug, Clone)]
+pub struct Ksoftirqd {
+    pids: Vec<u32>,
+}
+
+impl Ksoftirqd {
+    /// `None` where the kernel's threads cannot be seen.
+    pub fn find() -> Option<Self> {
+        let pids = ksoftirqd_pids();
+        (!pids.is_empty()).then_some(Self { pids })
+    }
+
+    /// CPU time of all of them, for everything on the machine.
+    pub fn total(&self) -> Option<Duration> {
+        let times = self.pids.iter().filter_map(|pid| {
+            let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+            first_number(&text).map(Duration::from_nanos)
+        });
+        let times: Vec<Duration> = times.collect();
+        (!times.is_empty()).then(|| times.iter().sum())
+    }
 }
 
 fn ksoftirqd_pids() -> Vec<u32> {

@@ -12,6 +12,6 @@ pub mod udp;
 
 mod lane;
 
-pub use bulk::{BulkAmount, BulkReport, BulkSession, BulkSpec, Check, Directions, bulk};
+pub use bulk::{BulkAmount, BulkReport, BulkSession, BulkSpec, Check, Directions, Segments, bulk};
 pub use ping::{PingReport, PingSpec, Transport, ping};
 pub use udp::{UdpReport, UdpSpec, udp};

@@ -79,10 +79,10 @@ pub(crate) enum Command {
 /// Needs neither root nor configuration: both hosts live in namespaces of their own.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// How long to measure, all rows together
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    /// How long it takes, all rows together, in seconds
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(3..=3600))]
     pub(crate) seconds: u32,
-    /// MTU of the links between the hosts, in bytes
+    /// MTU of the links between the hosts, in bytes, 1280 or more
     #[arg(long, value_name = "N", default_value_t = Mtu::ETHERNET)]
     pub(crate) mtu: Mtu,
 }

@@ -188,7 +188,7 @@ fn reasons(port: &PortStatus, width: Width) -> Table {
 }
 
 /// A table without lines, as wide as it is or as the terminal at most.
-fn table(header: &[&str], width: Width) -> Table {
+pub(crate) fn table(header: &[&str], width: Width) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
@@ -206,12 +206,12 @@ fn table(header: &[&str], width: Width) -> Table {
 }
 
 /// Without the blanks that fill up a table's last column.
-fn tidy(text: &str) -> String {
+pub(crate) fn tidy(text: &str) -> String {
     let lines: Vec<_> = text.lines().map(str::trim_end).collect();
     lines.join("\n")
 }
 
-fn align_right(table: &mut Table, columns: std::ops::Range<usize>) {
+pub(crate) fn align_right(table: &mut Table, columns: std::ops::Range<usize>) {
     for index in columns {
         if let Some(column) = table.column_mut(index) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -231,7 +231,7 @@ fn yes(yes: bool) -> &'static str {
 }
 
 /// Digits in groups of three, by a thin apostrophe that copies well: 1'234'567.
-fn count(number: u64) -> String {
+pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

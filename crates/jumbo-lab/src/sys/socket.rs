@@ -28,8 +28,8 @@ pub(crate) fn set_udp_gro(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
     set_option(fd, libc::SOL_UDP, libc::UDP_GRO, on.into())
 }
 
-/// Segments this TCP connection has retransmitted so far (`tcpi_total_retrans`).
-pub(crate) fn tcp_retransmits(fd: BorrowedFd<'_>) -> io::Result<u64> {
+/// What TCP says of a connection. Source: tcp(7), include/uapi/linux/tcp.h.
+pub(crate) fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
     // SAFETY: `tcp_info` is plain old data; all zero bytes is a valid value.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -38,5 +38,5 @@ pub(crate) fn tcp_retransmits(fd: BorrowedFd<'_>) -> io::Result<u64> {
     check(unsafe {
         libc::getsockopt(fd.as_raw_fd(), libc::SOL_TCP, libc::TCP_INFO, at, &mut len)
     })?;
-    Ok(info.tcpi_total_retrans.into())
+    Ok(info)
 }

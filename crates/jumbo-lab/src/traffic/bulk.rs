@@ -37,6 +37,32 @@ pub enum Check {
     None,
     /// Compares every byte, with memcmp.
     Pattern,
+    /// The same, but only counts inside timed windows: looking costs the
+    /// measured figures nothing. A byte that was lost or doubled inside still
+    /// shows afterwards, because it shifts all that follow.
+    OutsideWindows,
+}
+
+/// TCP segments a connection's end, or several, have received; a super-packet
+/// counts as the segments it is made of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Segments {
+    /// With and without data.
+    pub all: u64,
+    /// With data.
+    pub data: u64,
+}
+
+impl std::ops::Sub for Segments {
+    type Output = Self;
+    /// TCP_INFO has 32 bits, which wrap.
+    fn sub(self, before: Self) -> Self {
+        let less = |now: u64, before: u64| u64::from((now as u32).wrapping_sub(before as u32));
+        Self {
+            all: less(self.all, before.all),
+            data: less(self.data, before.data),
+        }
+    }
 }
 
 /// What to send.
@@ -173,32 +199,61 @@ impl BulkSession {
     /// Sends for the warm-up and then for `duration`, which is what the report
     /// counts; afterwards the path is drained and silent.
     pub fn slice(&self, duration: Duration) -> Result<BulkReport> {
+        self.slice_between(duration, || ())
+            .map(|(report, _)| report)
+    }
+
+    /// The same; `look` is called at both edges of the timed window, just
+    /// before its bytes and its clock are read, and its values are returned.
+    pub fn slice_between<T>(
+        &self,
+        duration: Duration,
+        mut look: impl FnMut() -> T,
+    ) -> Result<(BulkReport, [T; 2])> {
         let retransmits = self.retransmits()?;
         self.allow(|_| u64::MAX);
         self.rest(self.spec.warm_up)?;
-        let window = self.open_window()?;
+        self.control.measure(true);
+        let cpu = self.edge()?;
+        let before = look();
+        let window = self.window(cpu);
         self.rest(duration)?;
+        let after = look();
         let report = self.close_window(&window)?;
-        self.finish(report, retransmits)
+        self.control.measure(false);
+        Ok((self.finish(report, retransmits)?, [before, after]))
+    }
+
+    /// What host 1 and host 2 have received so far on this session's
+    /// connections; for differences.
+    pub fn segments(&self) -> Result<[Segments; 2]> {
+        let mut hosts = [Segments::default(); 2];
+        for lane in &self.lanes {
+            for (host, sum) in hosts.iter_mut().enumerate() {
+                let segments = lane.segments(lane.forward == (host == 0))?;
+                sum.all += segments.all;
+                sum.data += segments.data;
+            }
+        }
+        Ok(hosts)
     }
 
     /// Sends `bytes` on each flow and waits until all have arrived.
     pub fn send(&self, bytes: u64) -> Result<BulkReport> {
         let retransmits = self.retransmits()?;
-        let window = self.open_window()?;
+        let window = self.window(self.edge()?);
         self.allow(|sent| sent.saturating_add(bytes));
         self.wait_until(|lane| received(lane) >= lane.shared.limit.load(Relaxed))?;
         let report = self.close_window(&window)?;
         self.finish(report, retransmits)
     }
 
-    fn open_window(&self) -> Result<Window> {
-        let cpu = self.edge()?;
-        Ok(Window {
+    fn window(&self, cpu: [CpuTime; 2]) -> Window {
+        Window {
             cpu,
             start: Instant::now(),
             received: self.received(),
-        })
+        }
     }
 
     fn close_window(&self, window: &Window) -> Result<BulkReport> {
@@ -222,7 +277,7 @@ impl BulkSession {
         let intact = self.lanes.iter().all(|lane| lane.shared.is_intact());
         Ok(BulkReport {
             retransmits: self.retransmits()?.saturating_sub(retransmits),
-            intact: (self.spec.check == Check::Pattern).then_some(intact),
+            intact: (self.spec.check != Check::None).then_some(intact),
             ..report
         })
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use super::bulk::{BulkSpec, Check};
+use super::bulk::{BulkSpec, Check, Segments};
 use super::connect::{PATIENCE, TICK, is_tick};
 use super::pattern;
 use crate::error::{Doing, Error, Result};
@@ -29,10 +29,25 @@ pub(super) struct Control {
     /// Counts up at each edge of a timed window; threads sample their CPU
     /// time when they see a new value.
     epoch: AtomicU64,
+    /// A timed window is open.
+    measuring: AtomicBool,
     stop: AtomicBool,
 }
 
 impl Control {
+    pub(super) fn measure(&self, measuring: bool) {
+        self.measuring.store(measuring, Relaxed);
+    }
+
+    /// Whether a receiver should look at its bytes now.
+    fn wants(&self, check: Check) -> bool {
+        match check {
+            Check::None => false,
+            Check::Pattern => true,
+            Check::OutsideWindows => !self.measuring.load(Relaxed),
+        }
+    }
+
     pub(super) fn run(&self, running: bool) {
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = running;
         self.changed.notify_all();
@@ -192,7 +207,20 @@ impl Lane {
     }
 
     pub(super) fn retransmits(&self) -> Result<u64> {
-        sys::socket::tcp_retransmits(self.sending.as_fd()).doing(|| "read TCP_INFO")
+        Ok(info(&self.sending)?.tcpi_total_retrans.into())
+    }
+
+    /// What the end that sends data (or the other one) has received.
+    pub(super) fn segments(&self, of_sender: bool) -> Result<Segments> {
+        let end = match of_sender {
+            true => &self.sending,
+            false => &self.receiving,
+        };
+        let info = info(end)?;
+        Ok(Segments {
+            all: info.tcpi_segs_in.into(),
+            data: info.tcpi_data_segs_in.into(),
+        })
     }
 }
 
@@ -206,6 +234,10 @@ impl Drop for Lane {
             let _ = thread.join();
         }
     }
+}
+
+fn info(end: &TcpStream) -> Result<libc::tcp_info> {
+    sys::socket::tcp_info(end.as_fd()).doing(|| "read TCP_INFO")
 }
 
 fn prepare(end: &TcpStream) -> io::Result<()> {
@@ -255,7 +287,7 @@ fn receive_all(shared: &Shared, mut socket: TcpStream, check: Check) -> Result<(
         match socket.read(&mut buffer) {
             Ok(0) => return Err(Error::Stalled("the connection closed early".into())),
             Ok(n) => {
-                if check == Check::Pattern && !pattern::matches(received, &buffer[..n]) {
+                if shared.control.wants(check) && !pattern::matches(received, &buffer[..n]) {
                     let _ = shared
                         .bad_at
                         .compare_exchange(NOTHING_BAD, received, Relaxed, Relaxed);
