@@ -181,7 +181,7 @@ fn reasons(port: &PortStatus, width: Width) -> Table {
 }
 
 /// A table without lines, as wide as it is or as the terminal at most.
-fn table(header: &[&str], width: Width) -> Table {
+pub(crate) fn table(header: &[&str], width: Width) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
@@ -199,12 +199,12 @@ fn table(header: &[&str], width: Width) -> Table {
 }
 
 /// Without the blanks that fill up a table's last column.
-fn tidy(text: &str) -> String {
+pub(crate) fn tidy(text: &str) -> String {
     let lines: Vec<_> = text.lines().map(str::trim_end).collect();
     lines.join("\n")
 }
 
-fn align_right(table: &mut Table, columns: std::ops::Range<usize>) {
+pub(crate) fn align_right(table: &mut Table, columns: std::ops::Range<usize>) {
     for index in columns {
         if let Some(column) = table.column_mut(index) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -224,7 +224,7 @@ fn yes(yes: bool) -> &'static str {
 }
 
 /// Digits in groups of three, by a thin apostrophe that copies well: 1'234'567.
-fn count(number: u64) -> String {
+pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -237,7 +237,7 @@ fn count(number: u64) -> String {
 }
 
 /// Decimal units, as networks count: 1.5 MB is 1 500 000 bytes.
-fn bytes(number: u64) -> String {
+pub(crate) fn bytes(number: u64) -> String {
     let mut value = number as f64;
     for unit in ["B", "kB", "MB", "GB", "TB"] {
         if value < 1000.0 {
