@@ -41,7 +41,7 @@ fn coalescing(books: &Books) -> String {
         return "Nothing left with TCP payload.".into();
     };
     format!(
-        "Of {} packets out with TCP payload, {count} ({:.0} %) end at `{}`: {}.",
+        "{count} of {} packets out with TCP payload ({:.0} %) left for `{}`: {}.",
         data.packets_out,
         100.0 * count as f64 / data.packets_out.max(1) as f64,
         why.name(),

@@ -1,7 +1,7 @@
 //! The reverse: super-packets of a capture cut into packets.
 
 use jumbo_engine::arena::{Arena, SliceMemory};
-use jumbo_engine::checksum::Kernels;
+use jumbo_engine::checksum::{Kernels, Sum};
 use jumbo_engine::coalesce::Alone;
 use jumbo_engine::packet::{Net, Packet, Transport};
 use jumbo_engine::pending::{Csum, Cwr, Gso, GsoKind};
@@ -161,6 +161,9 @@ fn gso_of(packet: &Packet, size: u16, sum: impl FnOnce() -> Checksum) -> Result<
         return Err(Why::Alone(Alone::Control));
     }
     // Segments get checksums of their own, which would make good what is wrong.
+    if !ip_checksum_is_right(packet) {
+        return Err(Why::Alone(Alone::IpChecksum));
+    }
     match (sum(), kind) {
         (Checksum::Right, _) => {}
         (Checksum::Unknown, _) => return Err(Why::Own(Own::PayloadCut)),
@@ -173,4 +176,14 @@ fn gso_of(packet: &Packet, size: u16, sum: impl FnOnce() -> Checksum) -> Result<
         cwr: Cwr::FirstOnly,
         fixed_id: false,
     })
+}
+
+/// RFC 791 section 3.1; IPv6 has none.
+fn ip_checksum_is_right(packet: &Packet) -> bool {
+    let layers = packet.layers();
+    let start = usize::from(layers.l2_len);
+    let header = packet
+        .header()
+        .get(start..start + usize::from(layers.l3_len));
+    layers.net != Net::V4 || Sum::ZERO.add_bytes(header.unwrap_or(&[])).fold() == 0xffff
 }
