@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use crate::config::values::{Coalesce, FdbAge, Mtu, Workers};
+use crate::config::values::{FdbAge, Mtu, Workers};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -147,42 +147,44 @@ pub(crate) struct ClientArgs {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("source").args(["input", "sample"]).required(true))]
 pub(crate) struct ReplayArgs {
-    /// The capture, pcap or pcapng
+    /// The capture: pcap or pcapng, gzipped or not; - reads stdin
     #[arg(value_name = "IN", value_hint = ValueHint::FilePath)]
     pub(crate) input: Option<PathBuf>,
     /// Use the built-in sample instead of a capture
     #[arg(long)]
     pub(crate) sample: bool,
-    /// Write the result as pcapng
+    /// Write the result as pcapng, each super-packet with a comment; - writes to stdout and the report to stderr
     #[arg(short, long, value_name = "OUT", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
-    /// What to think of checksums in the capture
+    /// What to think of the checksums in the capture
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub(crate) checksum: ChecksumMode,
-    /// Packets taken at once before everything held leaves; all means the whole capture
+    /// Packets taken at once before everything held leaves; all: no limit and no gap, aggregates end by rule only
     #[arg(long, value_name = "N|all", default_value = "512")]
     pub(crate) burst: Burst,
-    /// A pause of so many microseconds between two packets ends a burst
+    /// A burst also ends when the next packet comes more than so many microseconds after the one before
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub(crate) gap_us: u64,
-    /// First cut super-packets to so many payload bytes, as the sender's card would have
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    /// The reverse: cut super-packets into packets with so many payload bytes each, and coalesce nothing
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u16).range(i64::from(SEGMENT_MIN)..),
+        conflicts_with_all = ["burst", "gap_us"]
+    )]
     pub(crate) segment: Option<u16>,
-    /// How to coalesce
-    #[arg(long, value_name = "HOW", default_value = "gro")]
-    pub(crate) coalesce: Coalesce,
-    /// MTU of the link the result leaves by, in bytes
-    #[arg(long, value_name = "N")]
-    pub(crate) mtu: Option<Mtu>,
 }
+
+/// Smallest payload of a segment: below it no sender cuts (TCP_MIN_GSO_SIZE of Linux `include/net/tcp.h`).
+const SEGMENT_MIN: u16 = jumbo_engine::vnet::TCP_SEGMENT_MIN;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ChecksumMode {
-    /// Tell a wrong checksum from one that was left to the card
+    /// A bare pseudo-header sum, as captures on the sending host show, was left to the card; the others must verify
     Auto,
     /// Believe only what verifies
     Verify,
-    /// Believe all
+    /// Believe every TCP and UDP checksum
     Trust,
 }
 
@@ -273,10 +275,7 @@ mod tests {
             panic!("{cli:?}")
         };
         assert_eq!(args.burst, Burst::Packets(512.try_into().expect("not 0")));
-        assert_eq!(
-            (args.gap_us, args.checksum, args.coalesce),
-            (50, ChecksumMode::Auto, Coalesce::Gro)
-        );
+        assert_eq!((args.gap_us, args.checksum), (50, ChecksumMode::Auto));
     }
 
     #[test]
@@ -286,6 +285,8 @@ mod tests {
             &["replay", "in.pcap", "--sample"],
             &["replay", "in.pcap", "--burst", "0"],
             &["replay", "in.pcap", "--segment", "0"],
+            &["replay", "in.pcap", "--segment", "7"],
+            &["replay", "in.pcap", "--segment", "1448", "--burst", "all"],
             &["run", "--workers", "0"],
             &["demo", "--mtu", "67"],
             &["demo", "--seconds", "0"],

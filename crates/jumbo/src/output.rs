@@ -22,6 +22,20 @@ pub(crate) fn print<T: Serialize>(
     print_text(&text)
 }
 
+/// Prints `data` on stderr: stdout is taken by other data.
+pub(crate) fn print_aside<T: Serialize>(
+    format: Format,
+    data: &T,
+    human: impl FnOnce(&T, Width) -> String,
+) -> Result<(), CliError> {
+    let text = match format {
+        Format::Table => human(data, None),
+        Format::Json => to_json(data)?,
+    };
+    let _ = writeln!(io::stderr().lock(), "{}", text.trim_end_matches('\n'));
+    Ok(())
+}
+
 fn terminal_width() -> Width {
     let size = io::stdout()
         .is_terminal()

@@ -244,7 +244,7 @@ pub(crate) fn count(number: u64) -> String {
 }
 
 /// Decimal units, as networks count: 1.5 MB is 1 500 000 bytes.
-fn bytes(number: u64) -> String {
+pub(crate) fn bytes(number: u64) -> String {
     let mut value = number as f64;
     for unit in ["B", "kB", "MB", "GB", "TB"] {
         if value < 1000.0 {
