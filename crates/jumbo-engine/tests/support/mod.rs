@@ -88,7 +88,7 @@ impl Rig {
     pub(crate) fn with_flows(flows: usize) -> Self {
         Self {
             memory: Vec::new(),
-            arena: Arena::new(1024, 16384),
+            arena: Arena::new(256, 2048),
             gro: Coalescer::new(&GRO, flows, 0x5eed),
             places: Vec::new(),
             whys: Vec::new(),
