@@ -44,10 +44,7 @@ fn round_trip(link: Link, packets: &[Vec<u8>]) {
             Offer::Hold(slot) => gro.hold(&mut arena, admitted.id, slot, 0),
             Offer::Alone(why) => {
                 println!("  alone: {why}");
-                gro.ready().push(Ready {
-                    id: admitted.id,
-                    out: 0,
-                });
+                gro.ready().push(Ready::alone(admitted.id, 0));
             }
         }
     }

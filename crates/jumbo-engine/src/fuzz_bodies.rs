@@ -225,7 +225,7 @@ impl Path<'_> {
         match self.gro.offer(&mut self.arena, id, &memory) {
             Offer::Merged => {}
             Offer::Hold(slot) => self.gro.hold(&mut self.arena, id, slot, 0),
-            Offer::Alone(_) => self.gro.ready().push(Ready { id, out: 0 }),
+            Offer::Alone(_) => self.gro.ready().push(Ready::alone(id, 0)),
         }
         assert!(self.gro.held() <= 8);
     }

@@ -46,10 +46,7 @@ fn burst(arena: &mut Arena, gro: &mut Coalescer, rx: &Received, caps: Caps) -> (
         match gro.offer(arena, admitted.id, &memory) {
             Offer::Merged => {}
             Offer::Hold(slot) => gro.hold(arena, admitted.id, slot, 0),
-            Offer::Alone(_) => gro.ready().push(Ready {
-                id: admitted.id,
-                out: 0,
-            }),
+            Offer::Alone(_) => gro.ready().push(Ready::alone(admitted.id, 0)),
         }
     }
     gro.flush(arena, End::BurstEnd);

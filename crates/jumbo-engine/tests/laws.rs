@@ -761,10 +761,7 @@ fn super_packets_are_cut_as_by_the_book() {
             return;
         }
         let admitted = rig.admit(&input).expect("sound");
-        let ready = Ready {
-            id: admitted.id,
-            out: 0,
-        };
+        let ready = Ready::alone(admitted.id, 0);
         let complete = rig.complete(ready, Caps::NONE).expect("no fault");
         let complete: Vec<_> = complete.into_iter().map(|(_, bytes)| bytes).collect();
         assert_eq!(complete, case.segments());
@@ -831,10 +828,7 @@ fn l7_completing_twice_is_completing_once() {
         let Ok(admitted) = rig.admit(&case.input()) else {
             return;
         };
-        let ready = Ready {
-            id: admitted.id,
-            out: 0,
-        };
+        let ready = Ready::alone(admitted.id, 0);
         let memory = rig.memory.clone();
         let slices = SliceMemory::new(&memory, Kernels::detect());
         let packet = rig.arena.packet(ready.id);
@@ -1071,10 +1065,7 @@ fn any_partial_checksum_is_finished_as_by_the_book() {
             let Ok(admitted) = rig.admit(&input) else {
                 return;
             };
-            let ready = Ready {
-                id: admitted.id,
-                out: 0,
-            };
+            let ready = Ready::alone(admitted.id, 0);
             let left = rig.complete(ready, Caps::NONE).expect("no fault");
             let mut expected = bytes;
             oracle::complete_checksum(&mut expected, start.into(), offset.into(), false);
@@ -1101,10 +1092,7 @@ fn a_udp_checksum_of_zero_is_written_as_ffff() {
         let header = needs_csum(Link::Ethernet, &bytes, gso_type, gso_size);
         let mut rig = Rig::new();
         let input = Input::ethernet(bytes).vnet(header, Trust::Guest);
-        let ready = Ready {
-            id: rig.admit(&input).expect("sound").id,
-            out: 0,
-        };
+        let ready = Ready::alone(rig.admit(&input).expect("sound").id, 0);
         let left = rig.complete(ready, Caps::NONE).expect("no fault");
         assert_eq!(left[0].1, packet(last).build());
     }

@@ -26,10 +26,7 @@ fn assert_opaque(link: Link, bytes: Vec<u8>, expected: Opaque) {
         rig.arena.packet(admitted.id).layers().transport,
         Transport::None
     );
-    let ready = Ready {
-        id: admitted.id,
-        out: 0,
-    };
+    let ready = Ready::alone(admitted.id, 0);
     let left = rig.complete(ready, Caps::NONE).expect("nothing to do");
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].1, input.bytes);

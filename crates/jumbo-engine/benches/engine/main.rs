@@ -190,7 +190,7 @@ fn coalesce_pass(ring: &Ring, cold: bool, flush: usize, arena: &mut Arena, gro: 
             match gro.offer(arena, id, &memory) {
                 Offer::Merged => {}
                 Offer::Hold(slot) => gro.hold(arena, id, slot, 0),
-                Offer::Alone(_) => gro.ready().push(Ready { id, out: 0 }),
+                Offer::Alone(_) => gro.ready().push(Ready::alone(id, 0)),
             }
         }
         gro.flush(arena, End::BurstEnd);

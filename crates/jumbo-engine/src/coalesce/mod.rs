@@ -49,6 +49,20 @@ pub struct Ready {
     pub id: PacketId,
     /// The caller's word of [`Coalescer::hold`].
     pub out: u32,
+    /// Why it ended, if it was held.
+    pub ended: Option<End>,
+}
+
+impl Ready {
+    /// A packet that was not held.
+    #[inline]
+    pub const fn alone(id: PacketId, out: u32) -> Self {
+        Self {
+            id,
+            out,
+            ended: None,
+        }
+    }
 }
 
 /// What was done so far.
@@ -234,6 +248,7 @@ impl Coalescer {
         self.ready.push(Ready {
             id: flow.head,
             out: flow.out,
+            ended: Some(reason),
         });
     }
 }

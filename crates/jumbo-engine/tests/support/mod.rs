@@ -130,10 +130,7 @@ impl Rig {
                 self.note_ended(&before);
             }
             Offer::Alone(alone) => {
-                self.gro.ready().push(Ready {
-                    id: admitted.id,
-                    out: index,
-                });
+                self.gro.ready().push(Ready::alone(admitted.id, index));
                 self.whys.push(Why::Alone(alone));
             }
         }
@@ -171,6 +168,11 @@ impl Rig {
     }
 
     fn deliver(&self, ready: Ready, why: Why) -> Delivered {
+        let ended = match why {
+            Why::Ended(end) => Some(end),
+            Why::Alone(_) => None,
+        };
+        assert_eq!(ready.ended, ended, "the reason given is the one counted");
         let packet = self.arena.packet(ready.id);
         let whole = self.complete(ready, Caps::ALL).expect("no fault");
         // A fixed ID or CWR on all makes even the best port a list.
