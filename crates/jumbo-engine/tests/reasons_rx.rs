@@ -25,7 +25,7 @@ fn assert_fault(bytes: &[u8], header: VnetHeader, expected: HeaderFault) {
     let input = Input::ethernet(bytes.to_vec()).vnet(header, Trust::Guest);
     assert_eq!(rig.admit(&input).err(), Some(expected));
     assert_eq!(rig.arena.live(), 0, "a refused packet takes no slot");
-    assert_eq!(rig.arena.free_frags(), 16384, "and no frags");
+    assert_eq!(rig.arena.free_frags(), 2048, "and no frags");
 }
 
 #[track_caller]
@@ -259,7 +259,7 @@ fn a_checksum_on_a_fragment_is_refused() {
 #[test]
 fn an_unassigned_segmentation_type_is_refused() {
     let bytes = tcp();
-    for gso_type in [2, 6, 7, 8, 0x10, 0x1F, 0x11, 0x80, 0x82, 0xFF & !0x60] {
+    for gso_type in [2, 6, 7, 8, 0x10, 0x1F, 0x11, 0x80, 0x82, 0x9F] {
         let header = VnetHeader {
             gso_type,
             ..tso(&bytes)

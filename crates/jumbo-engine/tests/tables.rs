@@ -244,7 +244,7 @@ fn with_packet(kind: Kind, ask: impl Fn(&Rig, jumbo_engine::arena::Admitted)) {
     let mut rig = Rig::new();
     let mut head = None;
     for input in inputs(kind) {
-        let admitted = if payload_len(kind) == SIZE || matches!(input.vnet, Some(_)) {
+        let admitted = if payload_len(kind) == SIZE || input.vnet.is_some() {
             rig.admit(&input).expect("sound")
         } else {
             rig.offer(&input).expect("sound")

@@ -88,7 +88,7 @@ impl Rig {
     pub(crate) fn with_flows(flows: usize) -> Self {
         Self {
             memory: Vec::new(),
-            arena: Arena::new(1024, 16384),
+            arena: Arena::new(256, 2048),
             gro: Coalescer::new(&GRO, flows, 0x5eed),
             places: Vec::new(),
             whys: Vec::new(),
@@ -168,6 +168,11 @@ impl Rig {
     }
 
     fn deliver(&self, ready: Ready, why: Why) -> Delivered {
+        let ended = match why {
+            Why::Ended(end) => Some(end),
+            Why::Alone(_) => None,
+        };
+        assert_eq!(ready.ended, ended, "the reason given is the one counted");
         let packet = self.arena.packet(ready.id);
         let whole = self.complete(ready, Caps::ALL).expect("no fault");
         // A fixed ID or CWR on all makes even the best port a list.
