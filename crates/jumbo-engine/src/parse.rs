@@ -24,6 +24,8 @@ pub const PROTOCOL_UDP: u8 = 17;
 
 /// Length of an Ethernet header without tags.
 pub(crate) const ETHERNET_LEN: usize = 14;
+/// Most bytes behind the link header that Ethernet padding can make (60 - 14).
+const PADDED_MAX: usize = 46;
 const IPV4_MIN: usize = 20;
 const IPV6_LEN: usize = 40;
 const TCP_MIN: usize = 20;
@@ -274,7 +276,9 @@ fn ipv4(packet: &Packet, here: usize, gso: bool, found: &mut Found) -> Result<()
 /// still stand, so that the packet is kept from overtaking its flow.
 #[inline(always)]
 fn ip_length(said: usize, header: usize, here: usize, gso: bool) -> Result<usize, Opaque> {
-    if gso {
+    // A super-packet's length field may be anything, but a packet that may have
+    // been padded to Ethernet's minimum is taken at its word.
+    if gso && here > PADDED_MAX {
         return Ok(here);
     }
     if said < header {

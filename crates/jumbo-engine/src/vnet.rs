@@ -38,6 +38,9 @@ pub(crate) const TCP_CSUM: u16 = 16;
 /// Offset of the checksum in a UDP header.
 pub(crate) const UDP_CSUM: u16 = 6;
 
+/// Least length of a network header: `nh_min_len` of `__virtio_net_hdr_to_skb`.
+const NETWORK_MIN: usize = 20;
+
 reasons! {
     /// Why was a received packet dropped before it was looked at?
     pub enum HeaderFault in "rx" {
@@ -266,9 +269,11 @@ fn partial_csum(
         return Err(HeaderFault::CsumOnFragment);
     }
     let network_end = usize::from(layers.l2_len) + usize::from(layers.l3_len);
+    // Whatever the network layer is, it has at least the 20 bytes that Linux wants before a checksum.
+    let earliest = network_end.max(usize::from(layers.l2_len) + NETWORK_MIN);
     let start = start
         .checked_sub(packet.tags.len_bytes())
-        .filter(|start| *start >= network_end)
+        .filter(|start| *start >= earliest)
         .ok_or(HeaderFault::CsumBeforeTransport)?;
     let field = match layers.transport {
         Transport::Tcp => Some(usize::from(TCP_CSUM)),
@@ -361,8 +366,11 @@ fn segmentation(packet: &mut Packet, header: &VnetHeader) -> Result<Option<Gso>,
     {
         return Err(HeaderFault::GsoOnSynOrRst);
     }
+    if payload_len <= usize::from(size) {
+        return Ok(None);
+    }
     superpacket::settle_header(packet);
-    Ok((payload_len > usize::from(size)).then_some(Gso {
+    Ok(Some(Gso {
         kind,
         size,
         cwr: Cwr::FirstOnly,

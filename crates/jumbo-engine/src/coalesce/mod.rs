@@ -118,7 +118,7 @@ impl Coalescer {
             let flow = self.table.flow(flow_id);
             let head = arena.packet(flow.head);
             let masks = self.masks.get(flow.shape);
-            match judge::verdict(self.rules, &masks, flow, head, packet) {
+            match judge::verdict(self.rules, masks, flow, head, packet) {
                 Verdict::Merge(id_rule) => {
                     self.merge(arena, flow_id, id, id_rule);
                     return Offer::Merged;
@@ -278,11 +278,12 @@ fn complete_aggregate(head: &mut Packet, flow: &Flow) {
 }
 
 /// The masks of the common shapes, made once; IPv6 with extension headers is
-/// rare and made when asked for.
+/// rare, and made when it differs from the last such shape.
 #[derive(Debug)]
 struct MaskCache {
     rules: &'static Rules,
     common: Vec<Masks>,
+    other: (Shape, Masks),
 }
 
 /// TCP header lengths: 20 to 60 bytes in steps of 4.
@@ -301,11 +302,20 @@ impl MaskCache {
                 common.push(Masks::new(rules, shape));
             }
         }
-        Self { rules, common }
+        let shape = Shape {
+            net: Net::V6,
+            l3_len: 48,
+            l4_len: 20,
+        };
+        Self {
+            rules,
+            common,
+            other: (shape, Masks::new(rules, shape)),
+        }
     }
 
     #[inline(always)]
-    fn get(&self, shape: Shape) -> MaskRef<'_> {
+    fn get(&mut self, shape: Shape) -> &Masks {
         let family = match (shape.net, shape.l3_len) {
             (Net::V4, 20) => Some(0),
             (Net::V6, 40) => Some(TCP_LENGTHS),
@@ -313,24 +323,21 @@ impl MaskCache {
         };
         let step = usize::from(shape.l4_len / 4).wrapping_sub(5);
         match family.and_then(|family| self.common.get(family + step)) {
-            Some(masks) => MaskRef::Common(masks),
-            None => MaskRef::Made(Masks::new(self.rules, shape)),
+            Some(masks) => masks,
+            None => Self::other(self.rules, &mut self.other, shape),
         }
     }
-}
 
-enum MaskRef<'a> {
-    Common(&'a Masks),
-    Made(Masks),
-}
-
-impl core::ops::Deref for MaskRef<'_> {
-    type Target = Masks;
-    #[inline(always)]
-    fn deref(&self) -> &Masks {
-        match self {
-            MaskRef::Common(masks) => masks,
-            MaskRef::Made(masks) => masks,
+    #[cold]
+    fn other<'a>(
+        rules: &Rules,
+        (made_for, masks): &'a mut (Shape, Masks),
+        shape: Shape,
+    ) -> &'a Masks {
+        if *made_for != shape {
+            *made_for = shape;
+            *masks = Masks::new(rules, shape);
         }
+        masks
     }
 }

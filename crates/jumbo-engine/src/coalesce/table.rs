@@ -337,3 +337,55 @@ fn equal_lanes(tags: &[u16], tag: u16) -> u64 {
     let zero_if_equal = lanes ^ (u64::from(tag) * ONES);
     zero_if_equal.wrapping_sub(ONES) & !zero_if_equal & (ONES << 15)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Flows that share a set, told apart by their sequence number.
+    fn crowd(table: &mut Table, count: u32) {
+        for n in 0..count {
+            let slot = Slot {
+                set: 0,
+                tag: (2 * n + 1) as u16,
+            };
+            let mut flow = Flow::new(PacketId(n), &Packet::BLANK, 0, 0);
+            flow.seq_next = n;
+            table.insert(slot, flow);
+        }
+    }
+
+    #[test]
+    fn full_set_gives_up_its_oldest() {
+        let mut table = Table::new(64, 7);
+        crowd(&mut table, WAYS as u32);
+        let slot = Slot { set: 0, tag: 99 };
+        let victim = table.in_the_way(slot).expect("the set is full");
+        assert_eq!(table.flow(victim).seq_next, 0);
+        table.remove(victim);
+        assert_eq!(table.in_the_way(slot), None);
+        assert_eq!(table.in_the_way(Slot { set: 1, tag: 99 }), None);
+    }
+
+    #[test]
+    fn full_slab_gives_up_the_oldest_of_all() {
+        let mut table = Table::new(4, 7);
+        crowd(&mut table, 4);
+        let victim = table.in_the_way(Slot { set: 1, tag: 1 });
+        let victim = victim.expect("the slab is full");
+        assert_eq!(table.flow(victim).seq_next, 0);
+        table.remove(victim);
+        assert_eq!(table.held(), 3);
+        assert_eq!(table.flow(table.oldest().expect("held")).seq_next, 1);
+    }
+
+    #[test]
+    fn equal_tags_are_found_and_others_not() {
+        let tags = [5, 7, 5, 9];
+        assert_eq!(equal_lanes(&tags, 5) & 0x8000, 0x8000);
+        assert_eq!(equal_lanes(&tags, 11), 0);
+        for (lane, tag) in tags.iter().enumerate() {
+            assert_ne!(equal_lanes(&tags, *tag) & (0x8000 << (16 * lane)), 0);
+        }
+    }
+}
