@@ -172,3 +172,80 @@ fn the_json_says_what_was_done() {
         )
     );
 }
+
+/// Books that any capture must leave behind.
+fn assert_balanced(books: &Books, segmenting: bool) {
+    assert_eq!(books.payload_bytes_in, books.payload_bytes_out);
+    let seen = || books.merged.seen().into_iter().chain(books.single.seen());
+    assert_eq!(
+        seen().map(|(_, tally)| tally.left).sum::<u64>(),
+        books.packets_out
+    );
+    assert_eq!(
+        seen().map(|(_, tally)| tally.came).sum::<u64>(),
+        books.packets_in
+    );
+    let flows = |of: fn(&books::Flow) -> u64| books.flows().iter().map(of).sum::<u64>();
+    let others = books.without_flow.packets_in + books.rest.packets_in;
+    assert_eq!(flows(|flow| flow.packets_in) + others, books.packets_in);
+    let decided = flows(|flow| flow.reasons.iter().map(|(_, count)| count).sum());
+    let wanted = if segmenting {
+        books.packets_in - books.without_flow.packets_in
+    } else {
+        books.packets_out - books.without_flow.packets_out
+    };
+    assert_eq!(decided, wanted);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(64))]
+
+    /// Whatever the bytes of the packets say, nothing panics and the books balance.
+    #[test]
+    fn damaged_packets_leave_balanced_books(
+        damage in proptest::collection::vec((0..550_u64, 0..100_usize, 0..=255_u8), 1..400),
+        snap_len in 1..300_usize,
+        cut in proptest::bool::ANY,
+        mode in 0..3_usize,
+        segment in proptest::option::of(8..3000_u16),
+    ) {
+        let mode = ["auto", "verify", "trust"][mode];
+        let segment = segment.map(|size| size.to_string());
+        let mut words = vec!["--sample", "--checksum", mode];
+        words.extend(segment.iter().flat_map(|size| ["--segment", size]));
+        let out = tempfile::NamedTempFile::new().expect("a file");
+        let output = Output::create(out.path(), None).expect("created");
+        let mut work = Work::new(&args(&words), Some(output));
+        let bytes = Cursor::new(sample::capture());
+        let mut reader = CaptureReader::from_read("sample", bytes, None).expect("a capture");
+        while let Some(record) = reader.next_record() {
+            let record = record.expect("whole");
+            let mut data = record.data.to_vec();
+            for (_, at, byte) in damage.iter().filter(|(number, ..)| *number == record.number) {
+                if let Some(place) = data.get_mut(*at) {
+                    *place = *byte;
+                }
+            }
+            if cut {
+                data.truncate(snap_len);
+            }
+            let record = Record { data: &data, ..record };
+            work.feed(&record).expect("written");
+        }
+        let (books, output) = work.finish().expect("written");
+        output.expect("there").finish().expect("written");
+        assert_balanced(&books, segment.is_some());
+        assert_eq!(books.packets_in, 550);
+        let written = CaptureReader::open(out.path()).expect("a capture");
+        assert_eq!(count(written), books.packets_out);
+    }
+}
+
+fn count(mut reader: CaptureReader) -> u64 {
+    let mut packets = 0;
+    while let Some(record) = reader.next_record() {
+        record.expect("whole");
+        packets += 1;
+    }
+    packets
+}
