@@ -143,7 +143,8 @@ pub(crate) struct ClientArgs {
 
 /// Run a capture through the engine: what coalesces, what does not, and why
 ///
-/// Needs no privileges.
+/// Needs no privileges. Reads Ethernet, raw IP and Linux cooked captures. What cannot be read to its end is replayed as
+/// far as it goes, and the exit code is 1.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("source").args(["input", "sample"]).required(true))]
 pub(crate) struct ReplayArgs {

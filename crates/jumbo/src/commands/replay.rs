@@ -120,7 +120,7 @@ fn replay(
     output: Option<Output>,
 ) -> Result<(Books, Option<CaptureError>), CaptureError> {
     let mut work = Work::new(args, output);
-    let mut progress = Progress::new();
+    let mut progress = Progress::new(&reader);
     let mut damage = None;
     let mut packets = 0;
     while let Some(record) = reader.next_record() {

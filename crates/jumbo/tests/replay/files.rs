@@ -50,7 +50,7 @@ fn what_the_machine_refuses_ends_with_3() {
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
     let dir = tempfile::tempdir().expect("a directory");
     let secret = file(&dir, "secret.pcap", &pcap(ETHERNET, &[]));
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0)).expect("set");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o0)).expect("set");
     if fs::File::open(&secret).is_ok() {
         eprintln!("skipped: this user reads everything (run the tests without root)");
         return;

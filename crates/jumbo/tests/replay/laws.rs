@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use etherparse::TransportSlice::{Tcp, Udp};
+use etherparse::{NetSlice, SlicedPacket};
 use jumbo_testkit::{PacketBuilder, tcp_flags};
 use serde_json::Value;
 
@@ -37,7 +38,7 @@ fn by_flow(path: &Path) -> HashMap<(Vec<u8>, u16), Vec<Vec<u8>>> {
     let mut flows: HashMap<_, Vec<_>> = HashMap::new();
     for packet in read(path) {
         let sliced = SlicedPacket::from_ethernet(&packet.bytes).expect("parses");
-        let Some(TransportSlice::Tcp(tcp)) = &sliced.transport else {
+        let Some(Tcp(tcp)) = &sliced.transport else {
             continue;
         };
         let src = match &sliced.net {
@@ -112,60 +113,51 @@ fn what_was_merged_can_be_taken_apart_again() {
 
 /// Packets of the file whose TCP, UDP or IPv4 header checksum etherparse finds wrong.
 fn wrong_checksums(path: &Path) -> usize {
-    let wrong = |bytes: &Vec<u8>| {
-        let sliced = SlicedPacket::from_ethernet(bytes).expect("parses");
-        let transport = match (&sliced.net, &sliced.transport) {
-            (Some(NetSlice::Ipv4(ip)), transport) => {
-                let header = ip.header();
-                let own = header.to_header().calc_header_checksum() != header.header_checksum();
-                own || match transport {
-                    Some(TransportSlice::Tcp(tcp)) => {
-                        tcp.calc_checksum_ipv4(header.source(), header.destination())
-                            .expect("a length")
-                            != tcp.checksum()
-                    }
-                    Some(TransportSlice::Udp(udp)) => {
-                        udp.to_header()
-                            .calc_checksum_ipv4_raw(
-                                header.source(),
-                                header.destination(),
-                                udp.payload(),
-                            )
-                            .expect("a length")
-                            != udp.checksum()
-                    }
-                    _ => false,
-                }
-            }
-            (Some(NetSlice::Ipv6(ip)), Some(transport)) => {
-                let header = ip.header();
-                match transport {
-                    TransportSlice::Tcp(tcp) => {
-                        tcp.calc_checksum_ipv6(header.source(), header.destination())
-                            .expect("a length")
-                            != tcp.checksum()
-                    }
-                    TransportSlice::Udp(udp) => {
-                        udp.to_header()
-                            .calc_checksum_ipv6_raw(
-                                header.source(),
-                                header.destination(),
-                                udp.payload(),
-                            )
-                            .expect("a length")
-                            != udp.checksum()
-                    }
-                    _ => false,
-                }
-            }
-            _ => false,
-        };
-        transport
-    };
-    read(path)
+    let packets = read(path);
+    packets
         .iter()
-        .filter(|packet| wrong(&packet.bytes))
+        .filter(|packet| is_wrong(&packet.bytes))
         .count()
+}
+
+fn is_wrong(bytes: &[u8]) -> bool {
+    let sliced = SlicedPacket::from_ethernet(bytes).expect("parses");
+    let (says, should_say) = match (&sliced.net, &sliced.transport) {
+        (Some(NetSlice::Ipv4(ip)), transport) => {
+            let header = ip.header();
+            if header.to_header().calc_header_checksum() != header.header_checksum() {
+                return true;
+            }
+            let (src, dst) = (header.source(), header.destination());
+            match transport {
+                Some(Tcp(tcp)) => (tcp.checksum(), tcp.calc_checksum_ipv4(src, dst)),
+                Some(Udp(udp)) => {
+                    let header = udp.to_header();
+                    (
+                        udp.checksum(),
+                        header.calc_checksum_ipv4_raw(src, dst, udp.payload()),
+                    )
+                }
+                _ => return false,
+            }
+        }
+        (Some(NetSlice::Ipv6(ip)), transport) => {
+            let (src, dst) = (ip.header().source(), ip.header().destination());
+            match transport {
+                Some(Tcp(tcp)) => (tcp.checksum(), tcp.calc_checksum_ipv6(src, dst)),
+                Some(Udp(udp)) => {
+                    let header = udp.to_header();
+                    (
+                        udp.checksum(),
+                        header.calc_checksum_ipv6_raw(src, dst, udp.payload()),
+                    )
+                }
+                _ => return false,
+            }
+        }
+        _ => return false,
+    };
+    says != should_say.expect("a length")
 }
 
 #[test]
@@ -212,7 +204,7 @@ fn payload_is_conserved_in_order() {
         let payload = |bytes: Vec<u8>| {
             let sliced = SlicedPacket::from_ethernet(&bytes).expect("parses");
             match &sliced.transport {
-                Some(TransportSlice::Tcp(tcp)) => tcp.payload().to_vec(),
+                Some(Tcp(tcp)) => tcp.payload().to_vec(),
                 _ => Vec::new(),
             }
         };

@@ -4,6 +4,7 @@ mod captures;
 mod files;
 mod formats;
 mod laws;
+mod manual;
 mod sample;
 
 use std::io::Write;

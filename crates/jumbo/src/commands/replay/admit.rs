@@ -18,7 +18,7 @@ const DATA_VALID: u8 = 2;
 const MISSING: u64 = 1 << 63;
 const MISSING_SHIFT: u32 = 33;
 
-/// Where the packet of a piece of payload begins or what part of it follows, whether or not its bytes were captured.
+/// A place inside the packet that a piece of payload belongs to, whether or not its bytes were captured.
 pub(crate) fn place_of(at: u64) -> u64 {
     if at & MISSING == 0 {
         at

@@ -29,19 +29,22 @@ const FRAGS_PER_PACKET: usize = 4;
 pub(crate) struct BurstRule {
     packets: usize,
     gap_ns: u64,
+    /// What the buffer has room for: packets, and captured bytes.
+    pub(super) packets_max: usize,
+    pub(super) bytes_max: usize,
 }
 
 impl BurstRule {
     pub(crate) fn new(burst: Burst, gap_us: u64) -> Self {
-        match burst {
-            Burst::All => Self {
-                packets: usize::MAX,
-                gap_ns: u64::MAX,
-            },
-            Burst::Packets(packets) => Self {
-                packets: packets.get(),
-                gap_ns: gap_us.saturating_mul(1000),
-            },
+        let (packets, gap_ns) = match burst {
+            Burst::All => (usize::MAX, u64::MAX),
+            Burst::Packets(packets) => (packets.get(), gap_us.saturating_mul(1000)),
+        };
+        Self {
+            packets,
+            gap_ns,
+            packets_max: BURST_PACKETS_MAX,
+            bytes_max: BURST_BYTES_MAX,
         }
     }
 }
@@ -111,7 +114,7 @@ impl Coalescing {
         books: Books,
         output: Option<Output>,
     ) -> Self {
-        let packets = rule.packets.min(BURST_PACKETS_MAX);
+        let packets = rule.packets.min(rule.packets_max);
         let flows = packets.min(FLOWS_HELD_MAX);
         Self {
             // Held flows, what ended and waits to be taken, and the packet being looked at.
@@ -175,8 +178,8 @@ impl Coalescing {
             _ => 0,
         };
         self.last_ts_ns = record.ts_ns.or(self.last_ts_ns);
-        let full = self.packets_in_burst >= BURST_PACKETS_MAX
-            || self.bytes_in_burst >= BURST_BYTES_MAX
+        let full = self.packets_in_burst >= self.rule.packets_max
+            || self.bytes_in_burst >= self.rule.bytes_max
             || self.arena.free_frags() < FRAGS_PER_PACKET;
         let over = self.packets_in_burst >= self.rule.packets || gap_ns > self.rule.gap_ns;
         if !over && full {

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jumbo_ports::capture::CaptureReader;
 
 /// Nothing is shown for what takes less.
@@ -15,28 +15,37 @@ const LOOK_EVERY: u64 = 4096;
 /// Shows itself when it takes long, and goes when dropped.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    started: Option<Instant>,
     bar: Option<ProgressBar>,
+    /// Until it is shown.
+    quiet_since: Option<Instant>,
 }
 
 impl Progress {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(reader: &CaptureReader) -> Self {
+        let terminal = io::stderr().is_terminal();
         Self {
-            started: io::stderr().is_terminal().then(Instant::now),
-            bar: None,
+            // Hidden from the beginning, so that its estimate is of the whole.
+            bar: terminal.then(|| bar(reader.total_bytes())),
+            quiet_since: Some(Instant::now()),
         }
     }
 
     /// Says that `packets` were read so far.
     pub(crate) fn at(&mut self, packets: u64, reader: &CaptureReader) {
-        let Some(started) = self.started.filter(|_| packets.is_multiple_of(LOOK_EVERY)) else {
+        let Some(bar) = self
+            .bar
+            .as_ref()
+            .filter(|_| packets.is_multiple_of(LOOK_EVERY))
+        else {
             return;
         };
-        if self.bar.is_none() && started.elapsed() >= QUIET {
-            self.bar = Some(bar(reader.total_bytes()));
-        }
-        if let Some(bar) = &self.bar {
-            bar.set_position(reader.bytes_read());
+        bar.set_position(reader.bytes_read());
+        if self
+            .quiet_since
+            .is_some_and(|since| since.elapsed() >= QUIET)
+        {
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+            self.quiet_since = None;
         }
     }
 }
@@ -50,15 +59,10 @@ impl Drop for Progress {
 }
 
 fn bar(total: Option<u64>) -> ProgressBar {
-    let (bar, template) = match total {
-        Some(total) => (
-            ProgressBar::new(total),
-            "{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
-        ),
-        None => (
-            ProgressBar::new_spinner(),
-            "{spinner} {bytes}, {bytes_per_sec}",
-        ),
+    let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
+    let template = match total {
+        Some(_) => "{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+        None => "{spinner} {bytes}, {bytes_per_sec}",
     };
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),
