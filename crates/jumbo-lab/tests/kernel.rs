@@ -251,9 +251,7 @@ fn a_window_is_looked_at_from_both_edges() -> Result {
 }
 
 fn a_kept_tap_can_be_joined() -> Result {
-    if let Err(refused) = check_tun() {
-        return Err(skip(refused));
-    }
+    check_tun().map_err(skip)?;
     let host = Host::new(1)?;
     let spec = TapSpec::new("t0", TapOffloads::NONE);
     let tap = Tap::create(&host.ns, &spec)?;
