@@ -93,6 +93,12 @@ impl Tap {
             .doing(|| format!("set offloads of {}", self.spec.name))
     }
 
+    /// Keeps the link when the last queue closes, so that another program may
+    /// attach to it; it then goes with its namespace.
+    pub fn persist(&self) -> Result<()> {
+        tun::set_persist(self.as_fd()).doing(|| format!("keep {}", self.spec.name))
+    }
+
     /// Link name.
     pub fn name(&self) -> &str {
         &self.spec.name

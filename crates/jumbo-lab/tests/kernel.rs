@@ -38,6 +38,11 @@ fn main() -> ExitCode {
                 a_session_is_silent_between_slices,
             ),
             LabTest::new(
+                "a_window_is_looked_at_from_both_edges",
+                a_window_is_looked_at_from_both_edges,
+            ),
+            LabTest::new("a_kept_tap_can_be_joined", a_kept_tap_can_be_joined),
+            LabTest::new(
                 "a_broken_path_ends_with_an_error",
                 a_broken_path_ends_with_an_error,
             ),
@@ -209,6 +214,52 @@ fn a_session_is_silent_between_slices() -> Result {
             after - before
         );
     }
+    Ok(())
+}
+
+fn a_window_is_looked_at_from_both_edges() -> Result {
+    let (a, b) = veth_pair("v0")?;
+    let spec = BulkSpec {
+        directions: Directions::Both,
+        check: Check::OutsideWindows,
+        ..BulkSpec::default()
+    };
+    let session = BulkSession::open(&a, &b, &spec)?;
+    let (ip, tcp) = (b.ip_received(Family::V4)?, session.segments()?);
+    let mut looks = 0;
+    let (report, edges) = session.slice_between(Duration::from_millis(100), || {
+        looks += 1;
+        looks
+    })?;
+    assert_eq!(edges, [1, 2]);
+    assert_eq!(report.intact, Some(true));
+    let segments = session.segments()?;
+    let [one, two] = [segments[0] - tcp[0], segments[1] - tcp[1]];
+    // No segment holds more than the MSS of 1448, and some carry only an ACK.
+    assert!(
+        two.data >= report.forward_bytes / 1448,
+        "{two:?} {report:?}"
+    );
+    assert!(
+        one.data >= report.backward_bytes / 1448,
+        "{one:?} {report:?}"
+    );
+    assert!(two.all >= two.data && one.all >= one.data);
+    let packets = b.ip_received(Family::V4)? - ip;
+    assert!(packets > 0 && packets <= two.all, "{packets} of {two:?}");
+    Ok(())
+}
+
+fn a_kept_tap_can_be_joined() -> Result {
+    check_tun().map_err(skip)?;
+    let host = Host::new(1)?;
+    let spec = TapSpec::new("t0", TapOffloads::NONE);
+    let tap = Tap::create(&host.ns, &spec)?;
+    tap.persist()?;
+    drop(tap);
+    let index = host.links()?.get("t0")?.index;
+    let _again = Tap::create(&host.ns, &spec)?;
+    assert_eq!(host.links()?.get("t0")?.index, index, "the same device");
     Ok(())
 }
 

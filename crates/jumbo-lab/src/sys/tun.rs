@@ -36,3 +36,10 @@ pub(crate) fn set_offload(fd: BorrowedFd<'_>, bits: u32) -> io::Result<()> {
     })
     .map(drop)
 }
+
+/// Keeps the device when its last queue closes.
+pub(crate) fn set_persist(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let on: libc::c_ulong = 1;
+    // SAFETY: TUNSETPERSIST takes its argument by value, not by pointer.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETPERSIST as _, on) }).map(drop)
+}

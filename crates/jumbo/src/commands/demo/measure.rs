@@ -314,3 +314,50 @@ fn failed(cell: &Cell, error: Error) -> CliError {
     };
     error.at(cell.label())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_fill_the_time_and_are_three_where_they_can() {
+        let got = [3, 8, 20, 30, 600].map(|seconds| rounds(seconds, 24));
+        assert_eq!(got, [1, 3, 3, 5, 100]);
+    }
+
+    #[test]
+    fn a_window_that_is_late_is_still_one() {
+        let now = Instant::now();
+        assert_eq!(window(now, 10), WINDOW[0]);
+        assert_eq!(window(now + Duration::from_secs(3600), 10), WINDOW[1]);
+    }
+
+    #[test]
+    fn pure_acks_are_no_data_packets() {
+        let tcp = Segments {
+            all: 450,
+            data: 440,
+        };
+        let delivered = Delivered {
+            packets: 10,
+            segments: 440,
+        };
+        assert_eq!(by_stack(20, tcp), delivered);
+    }
+
+    #[test]
+    fn traffic_that_stalls_is_a_failed_outcome() {
+        let cell = Cell {
+            technique: Technique::Gro,
+            family: Family::V6,
+            directions: Directions::Both,
+            slices: Vec::new(),
+        };
+        let error = failed(&cell, Error::Stalled("nothing arrived".into()));
+        assert_eq!(error.code, crate::error::Code::Failed);
+        assert_eq!(
+            error.to_string(),
+            "gro, ipv6, both directions: nothing arrived"
+        );
+    }
+}

@@ -60,13 +60,15 @@ impl Technique {
     /// One line for the page.
     pub(super) fn meaning(self) -> &'static str {
         match self {
-            Self::None => "the sender emits packets of one MTU; nothing is merged",
+            Self::None => "the sender emits packets of MTU size; nothing is merged",
             Self::Gro => "the same packets; the switch coalesces them before the receiver",
             Self::Tso => "the sender emits super-packets; they pass whole",
             Self::Gso => {
                 "the sender emits super-packets; the switch segments them for the receiver"
             }
-            Self::KernelGro => "no switch: the kernel's veth pair, packets of one MTU, its own GRO",
+            Self::KernelGro => {
+                "no switch: the kernel's veth pair, packets of MTU size, its own GRO"
+            }
             Self::KernelTso => "no switch: the kernel's veth pair, super-packets pass whole",
         }
     }
