@@ -90,7 +90,7 @@ pub(crate) fn quiet(switch: &Switch) -> State {
     let start = Instant::now();
     let mut before = switch.state().expect("the workers answer");
     loop {
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(5));
         let state = switch.state().expect("the workers answer");
         if state.books == before.books {
             assert_accounted(&state);
