@@ -5,6 +5,7 @@
 //! * [`tap`]: the host's own stack.
 //! * [`mem`]: packets from and to memory, for tests.
 //! * [`tagged`]: a wrapper that puts a port into a VLAN.
+//! * [`conformance`]: what every port must pass.
 //! * [`capture`]: capture files, read and written.
 
 #![deny(unsafe_code)]
@@ -15,4 +16,6 @@ pub mod pool;
 pub mod tap;
 pub mod mem;
 pub mod tagged;
+#[doc(hidden)]
+pub mod conformance;
 pub mod capture;

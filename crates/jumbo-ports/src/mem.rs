@@ -131,8 +131,12 @@ impl Queue for MemQueue {
         if *locked(&self.shared.gone) {
             return RxEnd::Gone;
         }
+        if !self.reads {
+            return RxEnd::Drained;
+        }
+        let mut taken = 0;
         for _ in 0..burst.bounds.batch_packets {
-            if !burst.has_room() {
+            if taken >= burst.bounds.batch_bytes || !burst.has_room() {
                 return RxEnd::More;
             }
             let Some(bytes) = locked(&self.shared.inbox).pop_front() else {
@@ -150,6 +154,7 @@ impl Queue for MemQueue {
             let prefix = FORM.len_bytes();
             let vnet = Some((&header, Trust::Guest));
             burst.admit(Link::Ethernet, prefix, len - prefix, vnet, stats);
+            taken += len;
         }
         RxEnd::More
     }

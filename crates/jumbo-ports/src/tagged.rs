@@ -1,10 +1,12 @@
 //! A wrapper that puts any port into a VLAN: packets received through it get a
-//! tag, packets sent through it lose theirs; one without that tag is refused.
+//! tag, packets sent through it lose theirs; one without that tag is refused, as
+//! is one received with so many tags that there is no room for another.
 
 use std::os::fd::BorrowedFd;
 
 use jumbo_engine::arena::Pieces;
 use jumbo_engine::packet::{Packet, Tag};
+use jumbo_engine::vnet::HeaderFault;
 
 use crate::pool::Pool;
 use crate::queue::{Burst, Queue, RxEnd, RxStats, TxFault};
@@ -27,9 +29,20 @@ impl Queue for Tagged {
     fn rx(&mut self, burst: &mut Burst, stats: &mut RxStats) -> RxEnd {
         let before = burst.batch.len();
         let end = self.inner.rx(burst, stats);
-        for id in &burst.batch[before..] {
-            burst.arena.packet_mut(*id).tags_mut().push_outer(self.tag);
+        let Burst { arena, batch, .. } = burst;
+        let mut kept = before;
+        for index in before..batch.len() {
+            let id = batch[index];
+            if arena.packet_mut(id).tags_mut().push_outer(self.tag) {
+                batch[kept] = id;
+                kept += 1;
+            } else {
+                // With its own tags it would be in a VLAN of the sender's choice.
+                arena.release(id);
+                stats.faults.count(HeaderFault::NoRoom);
+            }
         }
+        batch.truncate(kept);
         end
     }
 

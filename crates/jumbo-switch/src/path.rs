@@ -110,7 +110,9 @@ impl Plane {
             Destination::Stay(reason) => return self.stay(id, reason),
             Destination::Flood => FLOOD,
             Destination::Port(port) => {
-                let coalesces = self.topology.get(port).is_some_and(Slot::coalesces);
+                let net = self.burst.arena.packet(id).layers().net;
+                let coalesces = |slot: &Slot| slot.coalesces(net);
+                let coalesces = self.topology.get(port).is_some_and(coalesces);
                 if let (Some(place), true) = (hold, coalesces) {
                     let arena = &mut self.burst.arena;
                     return self.coalescer.hold(arena, id, place, port.0.into());
@@ -135,13 +137,24 @@ impl Plane {
                 self.flush(End::ForwardingChanged);
             }
         }
-        forward::forward(self.burst.arena.packet(id), from, &self.fdb, now_s)
+        let packet = self.burst.arena.packet(id);
+        match forward::forward(packet, from, &self.fdb, now_s) {
+            // Another worker's news of a port that went away here in between.
+            Destination::Port(port) if self.topology.get(port).is_none() => Destination::Flood,
+            destination => destination,
+        }
     }
 
     fn note_news(&mut self, station: Station, port: PortId) {
         if self.news.len() < self.news.capacity() {
             self.news.push((station, port));
         }
+    }
+
+    /// Ends the burst: what is held leaves. Nothing rests here afterwards.
+    pub fn end_burst(&mut self) {
+        self.flush(End::BurstEnd);
+        self.deliver();
     }
 
     /// Ends everything held. It leaves with the next [`Plane::deliver`].

@@ -1,5 +1,6 @@
 //! The ports as one worker sees them: its own queue of each, and how it is to be treated.
 
+use jumbo_engine::packet::Net;
 use jumbo_engine::pending::{Caps, GsoKind};
 use jumbo_ports::queue::{Queue, TxFault};
 use jumbo_ports::tap::Refusals;
@@ -60,10 +61,16 @@ impl Slot {
         }
     }
 
-    /// Whether aggregates are made for it: it must be able to take them.
+    /// Whether aggregates of that network protocol are made for it: it must be
+    /// able to take them, or they would be cut again at once.
     #[inline]
-    pub fn coalesces(&self) -> bool {
-        self.policy.coalesce == Coalesce::Gro
+    pub fn coalesces(&self, net: Net) -> bool {
+        let takes = match net {
+            Net::V4 => self.policy.takes.tso4(),
+            Net::V6 => self.policy.takes.tso6(),
+            Net::None => false,
+        };
+        takes && self.policy.coalesce == Coalesce::Gro
     }
 
     /// Notes that the device took a super-packet, or refused it. After enough

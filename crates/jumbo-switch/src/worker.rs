@@ -7,6 +7,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError};
+use std::time::Duration;
 
 use jumbo_ports::queue::RxEnd;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
@@ -23,6 +24,9 @@ use crate::topology::{PortId, Slot};
 /// Messages that may wait in a mailbox. News that finds it full is lost, and
 /// the station flooded to until it is heard of again.
 pub(crate) const MAILBOX: usize = 4096;
+
+/// How long the control side waits before it tries a full mailbox again.
+const FULL_PAUSE: Duration = Duration::from_micros(200);
 
 /// Batches one queue is served before the mailbox is looked at again.
 const ROUNDS_MAX: usize = 64;
@@ -92,18 +96,36 @@ impl Mailbox {
         Ok((mailbox, receiver))
     }
 
-    /// Leaves a message without waking; `false` if the mailbox is full.
+    /// Leaves a message without waking; `false` if the mailbox is full, and
+    /// then wakes its reader: an idle worker would never empty it.
     fn leave(&self, message: Message) -> bool {
-        !matches!(self.sender.try_send(message), Err(TrySendError::Full(_)))
+        let full = matches!(self.sender.try_send(message), Err(TrySendError::Full(_)));
+        if full {
+            self.wake();
+        }
+        !full
     }
 
     /// Sends a message and wakes the worker; `false` if it is gone. Waits while
     /// the mailbox is full: for the control side, never for a worker.
     pub(crate) fn send(&self, message: Message) -> bool {
-        let sent = self.sender.send(message).is_ok();
+        let mut message = message;
+        loop {
+            let sent = self.sender.try_send(message);
+            self.wake();
+            message = match sent {
+                Ok(()) => return true,
+                Err(TrySendError::Disconnected(_)) => return false,
+                // Whoever filled it did not wake the reader, who may be asleep.
+                Err(TrySendError::Full(message)) => message,
+            };
+            std::thread::sleep(FULL_PAUSE);
+        }
+    }
+
+    fn wake(&self) {
         // A full eventfd wakes just as well.
         let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
-        sent
     }
 }
 
@@ -180,14 +202,16 @@ impl Worker {
         for _ in 0..ROUNDS_MAX {
             let mut index = 0;
             while let Some(&port) = self.ready.get(index) {
-                match self.plane.batch(port, now_s) {
+                let end = self.plane.batch(port, now_s);
+                self.teach();
+                match end {
                     RxEnd::More => index += 1,
                     RxEnd::Drained => {
                         self.ready.swap_remove(index);
                     }
                     RxEnd::Gone => {
                         self.ready.swap_remove(index);
-                        self.remove(port);
+                        self.lose(port);
                     }
                 }
             }
@@ -196,8 +220,19 @@ impl Worker {
             }
         }
         // What is still ready wakes us again at once: epoll is level-triggered.
+        // But a queue that said there may be more may have none, so nothing is
+        // held over a sleep.
         self.ready.clear();
-        self.teach();
+        self.plane.end_burst();
+    }
+
+    /// Takes out a port whose device went away, and tells the others, some of
+    /// whom may only write to it and would not find out.
+    fn lose(&mut self, port: PortId) {
+        self.remove(port);
+        for other in &self.others {
+            self.news_lost += u64::from(!other.leave(Message::Remove(port)));
+        }
     }
 
     fn teach(&mut self) {

@@ -135,6 +135,10 @@ pub enum TapError {
 /// [`TapError`]; nothing is left behind.
 pub fn open(config: &TapConfig) -> Result<Port, TapError> {
     let device = config.device.clone();
+    if !plausible_name(&device) {
+        // The kernel would make up a name of its own for an empty one or a pattern.
+        return Err(TapError::BadName { device });
+    }
     let kernel = |operation| {
         let device = device.clone();
         move |source| TapError::Kernel {
@@ -235,7 +239,6 @@ fn attach(config: &TapConfig, flags: libc::c_int) -> Result<OwnedFd, TapError> {
         Err(Errno::PERM | Errno::ACCESS) => Err(TapError::NotPermitted { device }),
         Err(Errno::BUSY) => Err(TapError::Busy { device }),
         Err(Errno::NAMETOOLONG) => Err(TapError::BadName { device }),
-        Err(Errno::INVAL) if !plausible_name(&device) => Err(TapError::BadName { device }),
         Err(Errno::INVAL) => Err(TapError::OtherKind {
             device,
             queues: config.queues,

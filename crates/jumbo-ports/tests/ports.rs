@@ -1,0 +1,318 @@
+//! Every kind of port against the contract of a queue.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use jumbo_engine::packet::Tag;
+use jumbo_engine::pending::Caps;
+use jumbo_engine::vnet::{Form, VnetHeader};
+use jumbo_lab::ns::{Needs, NetNs};
+use jumbo_lab::packet_socket::PacketSocket;
+use jumbo_lab::{LabTest, TestError, test_main};
+use jumbo_ports::conformance::{Peer, Sample, Subject, check};
+use jumbo_ports::mem::{self, MemHandle, MemPacket};
+use jumbo_ports::queue::{Bounds, Burst, Queue, RxEnd, RxStats, TxFault};
+use jumbo_ports::tagged::Tagged;
+use jumbo_ports::tap::{self, TapConfig};
+use jumbo_testkit::oracle::{self, VnetForm, vnet_gso};
+use jumbo_testkit::script::{TcpStream, UdpStream};
+use jumbo_testkit::{Link, PacketBuilder};
+
+type Outcome = Result<(), TestError>;
+
+fn main() -> ExitCode {
+    macro_rules! tests {
+        ($($name:ident),* $(,)?) => { vec![$(LabTest::new(stringify!($name), $name)),*] };
+    }
+    test_main(
+        Needs::Taps,
+        tests![
+            mem_keeps_the_contract,
+            tagged_keeps_the_contract,
+            tap_keeps_the_contract,
+            tap_of_several_queues_keeps_the_contract,
+            packet_without_room_for_a_tag_stays_out,
+            packet_of_another_vlan_is_refused,
+            queue_without_packets_of_its_own_is_never_ready,
+        ],
+    )
+}
+
+const TAG: Tag = Tag {
+    tpid: 0x8100,
+    tci: 7,
+};
+
+// --- samples ---
+
+fn base() -> PacketBuilder {
+    PacketBuilder::ethernet().macs([0xff; 6], [2, 0, 0, 0, 0, 0x77])
+}
+
+fn ip6() -> PacketBuilder {
+    base().ipv6([0xfd; 16], [0xfe; 16])
+}
+
+fn finished(packet: &PacketBuilder) -> Sample {
+    Sample {
+        vnet: VnetHeader::default(),
+        bytes: packet.build(),
+    }
+}
+
+fn pending(packet: &PacketBuilder, kind: u8, size: u16) -> Sample {
+    let bytes = packet.clone().partial_checksum().build();
+    let header = oracle::VnetHeader::needs_csum(Link::Ethernet, &bytes, kind, size);
+    let header = header.expect("TCP or UDP").encode(VnetForm::Merged);
+    Sample {
+        vnet: VnetHeader::decode(Form::Modern12, &header).expect("12 bytes"),
+        bytes,
+    }
+}
+
+fn samples() -> Vec<Sample> {
+    let tcp = |base| TcpStream::new(base).segments(20).mss(1400).super_packet();
+    let udp = |base: PacketBuilder| {
+        UdpStream::new(base.udp(1, 2))
+            .datagrams(20, 1400, 3)
+            .super_packet()
+    };
+    vec![
+        finished(&base().ethertype(0x88b5).payload_len(46)),
+        finished(&base().payload_len(1460)),
+        finished(&ip6().payload_len(1001).timestamps(1, 2)),
+        finished(&base().udp(1, 2).payload_len(700)),
+        pending(&base().payload_len(333), vnet_gso::NONE, 0),
+        pending(&ip6().udp(1, 2).payload_len(334), vnet_gso::NONE, 0),
+        pending(&tcp(base()), vnet_gso::TCPV4, 1400),
+        pending(&tcp(ip6()), vnet_gso::TCPV6, 1400),
+        pending(&udp(base()), vnet_gso::UDP_L4, 1400),
+        pending(&udp(ip6()), vnet_gso::UDP_L4, 1400),
+    ]
+}
+
+// --- memory ---
+
+struct MemPeer {
+    handle: MemHandle,
+    sent: std::collections::VecDeque<MemPacket>,
+}
+
+impl Peer for MemPeer {
+    fn put(&mut self, sample: &Sample) {
+        self.handle.put(&sample.vnet, &sample.bytes);
+    }
+
+    fn put_short(&mut self) -> bool {
+        self.handle.put_raw(vec![0; 11]);
+        true
+    }
+
+    fn taken(&mut self) -> Option<Sample> {
+        self.sent.extend(self.handle.taken());
+        let MemPacket { vnet, bytes } = self.sent.pop_front()?;
+        Some(Sample { vnet, bytes })
+    }
+
+    fn vanish(&mut self) {
+        self.handle.vanish();
+    }
+}
+
+fn mem_queue() -> (Box<dyn Queue>, MemHandle) {
+    let (port, handle) = mem::port("m", 1, Caps::ALL, Caps::ALL, 1500).expect("an eventfd");
+    (port.queues.into_iter().next().expect("a queue"), handle)
+}
+
+fn mem_subject(tag: Option<Tag>) -> Subject {
+    let (queue, handle) = mem_queue();
+    let sent = Default::default();
+    Subject {
+        queue: match tag {
+            Some(tag) => Box::new(Tagged::new(queue, tag)),
+            None => queue,
+        },
+        peer: Box::new(MemPeer { handle, sent }),
+        tag,
+    }
+}
+
+fn mem_keeps_the_contract() -> Outcome {
+    check(&mut || mem_subject(None), &samples());
+    Ok(())
+}
+
+fn tagged_keeps_the_contract() -> Outcome {
+    check(&mut || mem_subject(Some(TAG)), &samples());
+    Ok(())
+}
+
+// --- TAP ---
+
+struct TapPeer {
+    ns: NetNs,
+    socket: PacketSocket,
+}
+
+impl Peer for TapPeer {
+    fn put(&mut self, sample: &Sample) {
+        let mut whole = vec![0; Form::Legacy10.len_bytes()];
+        sample.vnet.encode(Form::Legacy10, &mut whole);
+        whole.extend(&sample.bytes);
+        self.socket.send(&whole).expect("the kernel takes a sample");
+    }
+
+    fn put_short(&mut self) -> bool {
+        // The kernel puts a whole header before every packet.
+        false
+    }
+
+    fn taken(&mut self) -> Option<Sample> {
+        let whole = self
+            .socket
+            .recv(Duration::from_secs(1))
+            .expect("a socket")?;
+        let vnet = VnetHeader::decode(Form::Legacy10, &whole).expect("a header");
+        // Whether the kernel looked at the checksum itself is not the port's affair.
+        let flags = vnet.flags & 1;
+        Some(Sample {
+            vnet: VnetHeader { flags, ..vnet },
+            bytes: whole[Form::Legacy10.len_bytes()..].to_vec(),
+        })
+    }
+
+    fn vanish(&mut self) {
+        let links = self.ns.links().expect("a namespace");
+        links.delete("t0").expect("it is there");
+    }
+}
+
+fn tap_subject(queues: usize) -> Subject {
+    let ns = NetNs::new().expect("a namespace");
+    let config = TapConfig {
+        device: "t0".into(),
+        queues,
+        hands: Caps::ALL,
+        takes: Caps::ALL,
+        mtu: Some(1500),
+    };
+    let port = ns
+        .run(|| tap::open(&config))
+        .expect("a thread")
+        .expect("a TAP");
+    assert_eq!(port.info.hands, Caps::ALL);
+    assert_eq!((port.queues.len(), port.info.mtu), (queues, 1500));
+    let socket = PacketSocket::open(&ns, "t0", true).expect("a socket");
+    Subject {
+        queue: Box::new(AllQueues(port.queues)),
+        peer: Box::new(TapPeer { ns, socket }),
+        tag: None,
+    }
+}
+
+/// All queues of a device as one: the kernel chooses where a packet comes out.
+#[derive(Debug)]
+struct AllQueues(Vec<Box<dyn Queue>>);
+
+impl Queue for AllQueues {
+    fn rx(&mut self, burst: &mut Burst, stats: &mut RxStats) -> RxEnd {
+        for queue in &mut self.0 {
+            let before = burst.batch.len();
+            match queue.rx(burst, stats) {
+                RxEnd::Drained if burst.batch.len() == before => {}
+                RxEnd::Drained => return RxEnd::More,
+                end => return end,
+            }
+        }
+        RxEnd::Drained
+    }
+
+    fn tx(
+        &mut self,
+        packet: &jumbo_engine::packet::Packet,
+        payload: jumbo_engine::arena::Pieces<'_>,
+        pool: &jumbo_ports::pool::Pool,
+    ) -> Result<(), TxFault> {
+        self.0.rotate_left(1);
+        self.0[0].tx(packet, payload, pool)
+    }
+
+    fn fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        None
+    }
+}
+
+fn tap_keeps_the_contract() -> Outcome {
+    check(&mut || tap_subject(1), &samples());
+    Ok(())
+}
+
+fn tap_of_several_queues_keeps_the_contract() -> Outcome {
+    // Each sample is a flow, and flows choose their queues: order is kept only within one.
+    for sample in samples() {
+        check(&mut || tap_subject(3), &[sample]);
+    }
+    Ok(())
+}
+
+// --- the tagging wrapper ---
+
+fn packet_without_room_for_a_tag_stays_out() -> Outcome {
+    let (queue, handle) = mem_queue();
+    let mut tagged = Tagged::new(queue, TAG);
+    let mut burst = Burst::new(Bounds::default(), jumbo_engine::checksum::Kernels::detect());
+    let mut stats = RxStats::default();
+    let with_tags = |tags: &[u16]| {
+        let packet = tags
+            .iter()
+            .fold(base(), |packet, tci| packet.vlan(0x8100, *tci));
+        handle.put(&VnetHeader::default(), &packet.payload_len(100).build());
+    };
+    with_tags(&[5, 6]);
+    with_tags(&[5]);
+    with_tags(&[5, 6, 7]);
+    with_tags(&[]);
+    tagged.rx(&mut burst, &mut stats);
+    let outer: Vec<u16> = burst
+        .batch
+        .iter()
+        .map(|id| burst.arena.packet(*id).tags().outer_vid())
+        .collect();
+    assert_eq!(outer, [7, 7], "a packet of a VLAN of its own choice");
+    assert_eq!((burst.arena.live(), stats.faults.total()), (2, 2));
+    Ok(())
+}
+
+fn packet_of_another_vlan_is_refused() -> Outcome {
+    for tags in [vec![], vec![8], vec![8, 7]] {
+        let (queue, handle) = mem_queue();
+        let (inner, sent) = mem_queue();
+        let mut from = queue;
+        let mut to = Tagged::new(inner, TAG);
+        let mut burst = Burst::new(Bounds::default(), jumbo_engine::checksum::Kernels::detect());
+        let packet = tags
+            .iter()
+            .fold(base(), |packet, tci| packet.vlan(0x8100, *tci));
+        handle.put(&VnetHeader::default(), &packet.build());
+        from.rx(&mut burst, &mut RxStats::default());
+        let id = burst.batch[0];
+        let payload = burst.arena.payload(id);
+        let answer = to.tx(burst.arena.packet(id), payload, &burst.pool);
+        assert_eq!(answer, Err(TxFault::Refused), "{tags:?}");
+        assert_eq!(sent.taken(), []);
+    }
+    Ok(())
+}
+
+fn queue_without_packets_of_its_own_is_never_ready() -> Outcome {
+    let (port, handle) = mem::port("m", 2, Caps::ALL, Caps::ALL, 1500)?;
+    handle.put(&VnetHeader::default(), &base().build());
+    let mut queues = port.queues;
+    let mut burst = Burst::new(Bounds::default(), jumbo_engine::checksum::Kernels::detect());
+    let mut stats = RxStats::default();
+    assert!(queues[1].fd().is_none());
+    assert_eq!(queues[1].rx(&mut burst, &mut stats), RxEnd::Drained);
+    assert_eq!(queues[0].rx(&mut burst, &mut stats), RxEnd::Drained);
+    assert_eq!(burst.batch.len(), 1);
+    Ok(())
+}
