@@ -273,6 +273,13 @@ impl Switch {
         Ok(reports)
     }
 
+    /// Whether every worker still runs.
+    pub fn is_running(&self) -> bool {
+        let runs =
+            |thread: &Option<JoinHandle<()>>| thread.as_ref().is_some_and(|t| !t.is_finished());
+        self.workers.iter().all(|(_, thread)| runs(thread))
+    }
+
     /// Hears how each worker ends. Given once; later calls hear nothing.
     pub fn ended(&mut self) -> Receiver<Ended> {
         self.ended.take().unwrap_or_else(|| channel().1)

@@ -1,3 +1,5 @@
+//! Parts of the replay, each by itself.
+
 use std::io::Cursor;
 
 use clap::Parser;
