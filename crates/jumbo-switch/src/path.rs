@@ -64,8 +64,12 @@ impl Plane {
             self.coalesce_or_forward(id, from, now_s); // forward, coalesce
         }
         self.burst.batch.clear();
-        if end != RxEnd::More || self.burst_is_full() {
+        if self.burst_is_full() {
             self.flush(End::BurstEnd);
+        } else if end != RxEnd::More {
+            let arena = &mut self.burst.arena;
+            self.coalescer
+                .flush_origin(arena, from.0.into(), End::BurstEnd);
         }
         self.deliver(); // complete, tx
         end

@@ -13,7 +13,7 @@ use jumbo_ports::queue::RxEnd;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::counters::{Books, PortCounters};
 use crate::fdb::Station;
@@ -28,8 +28,13 @@ pub(crate) const MAILBOX: usize = 4096;
 /// How long the control side waits before it tries a full mailbox again.
 const FULL_PAUSE: Duration = Duration::from_micros(200);
 
-/// Batches one queue is served before the mailbox is looked at again.
-const ROUNDS_MAX: usize = 64;
+/// Batches one queue is served before the mailbox and epoll are looked at again.
+const ROUNDS_MAX: usize = 16;
+
+/// Full batches in a row after which a queue counts as busy. A busy queue is
+/// taken out of the epoll set: the kernel would call epoll for every packet
+/// that arrives, on the sender's time, though nobody sleeps.
+const BUSY_BATCHES: u8 = 4;
 
 /// The epoll name of the mailbox; ports use their id.
 const MAILBOX_EVENT: u64 = u64::MAX;
@@ -137,8 +142,22 @@ pub(crate) struct Worker {
     wake: Arc<OwnedFd>,
     others: Vec<Mailbox>,
     epoll: OwnedFd,
-    ready: Vec<PortId>,
+    ready: Vec<Ready>,
     news_lost: u64,
+}
+
+/// A queue with packets waiting.
+#[derive(Copy, Clone, Debug)]
+struct Ready {
+    port: PortId,
+    /// Full batches in a row, as far as they are counted.
+    full: u8,
+}
+
+impl Ready {
+    fn is_busy(self) -> bool {
+        self.full >= BUSY_BATCHES
+    }
 }
 
 impl Worker {
@@ -169,10 +188,12 @@ impl Worker {
     /// What epoll says, which it should never.
     pub(crate) fn run(mut self) -> Result<(), Errno> {
         let mut events = Vec::with_capacity(64);
+        let look = Timespec::default();
         loop {
             events.clear();
             let spare = rustix::buffer::spare_capacity(&mut events);
-            match epoll::wait(&self.epoll, spare, None) {
+            let sleep = self.ready.is_empty();
+            match epoll::wait(&self.epoll, spare, (!sleep).then_some(&look)) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
             }
@@ -190,28 +211,38 @@ impl Worker {
                 MAILBOX_EVENT => {
                     let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
                 }
-                port => self.ready.push(PortId(port as u16)),
+                port => self.ready.push(Ready {
+                    port: PortId(port as u16),
+                    full: 0,
+                }),
             }
         }
         self.read_mail()
     }
 
-    /// Serves the queues that are ready, a batch in turn, until each is empty.
+    /// Serves the queues that are ready, a batch in turn, until each is empty or
+    /// it is time to look for others.
     fn serve(&mut self) {
         let now_s = now_s();
         for _ in 0..ROUNDS_MAX {
             let mut index = 0;
-            while let Some(&port) = self.ready.get(index) {
-                let end = self.plane.batch(port, now_s);
+            while let Some(&ready) = self.ready.get(index) {
+                let end = self.plane.batch(ready.port, now_s);
                 self.teach();
                 match end {
-                    RxEnd::More => index += 1,
+                    RxEnd::More => {
+                        self.note_full(index);
+                        index += 1;
+                    }
                     RxEnd::Drained => {
                         self.ready.swap_remove(index);
+                        if ready.is_busy() {
+                            self.watch(ready.port);
+                        }
                     }
                     RxEnd::Gone => {
                         self.ready.swap_remove(index);
-                        self.lose(port);
+                        self.lose(ready.port);
                     }
                 }
             }
@@ -219,11 +250,42 @@ impl Worker {
                 break;
             }
         }
-        // What is still ready wakes us again at once: epoll is level-triggered.
-        // But a queue that said there may be more may have none, so nothing is
-        // held over a sleep.
-        self.ready.clear();
+        // Epoll is level-triggered: what is ready and watched is reported again.
+        self.ready.retain(|ready| ready.is_busy());
+        // A queue that said there may be more may have none: nothing is held
+        // over a look around, which may become a sleep.
         self.plane.end_burst();
+    }
+
+    /// Counts a full batch; a queue that becomes busy is no longer watched.
+    fn note_full(&mut self, index: usize) {
+        let Some(ready) = self.ready.get_mut(index) else {
+            return;
+        };
+        ready.full = ready.full.saturating_add(1);
+        if ready.full != BUSY_BATCHES {
+            return;
+        }
+        let port = ready.port;
+        let slot = self.plane.topology.get(port);
+        if let Some(fd) = slot.and_then(|slot| slot.queue.fd()) {
+            // Should it fail, the queue is reported too often, nothing worse.
+            let _ = epoll::delete(&self.epoll, fd);
+        }
+    }
+
+    /// Waits for a queue's packets again. Ones that have arrived meanwhile are reported at once.
+    fn watch(&mut self, port: PortId) {
+        let slot = self.plane.topology.get(port);
+        let Some(fd) = slot.and_then(|slot| slot.queue.fd()) else {
+            return;
+        };
+        let data = EventData::new_u64(port.0.into());
+        match epoll::add(&self.epoll, fd, data, EventFlags::IN) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            // A file that cannot be waited for is as good as gone.
+            Err(_) => self.lose(port),
+        }
     }
 
     /// Takes out a port whose device went away, and tells the others, some of
@@ -282,7 +344,7 @@ impl Worker {
         {
             let _ = epoll::delete(&self.epoll, fd);
         }
-        self.ready.retain(|ready| *ready != port);
+        self.ready.retain(|ready| ready.port != port);
         self.plane.remove(port);
     }
 

@@ -154,6 +154,18 @@ impl Coalescer {
         }
     }
 
+    /// Ends the held flows of one [`Packet::origin`], oldest first: that queue
+    /// has nothing more, others may. Linear in the flows held.
+    pub fn flush_origin(&mut self, arena: &mut Arena, origin: u32, reason: End) {
+        let mut next = self.table.oldest();
+        while let Some(flow_id) = next {
+            next = self.table.newer(flow_id);
+            if arena.packet(self.table.flow(flow_id).head).origin == origin {
+                self.end(arena, flow_id, reason);
+            }
+        }
+    }
+
     /// Flows held at the moment.
     #[inline]
     pub fn held(&self) -> usize {
