@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use jumbo_lab::meter::{CpuTime, Ksoftirqd, MachineLoad, ProcessCpu};
 use jumbo_lab::traffic::{BulkReport, BulkSession, BulkSpec, Check, Directions, Segments};
 use jumbo_lab::{Error, Family};
@@ -88,7 +88,7 @@ pub(super) fn run(seconds: u32, mtu: u16) -> Result<Measured, CliError> {
         let slice = line.slice(window(until, left), ksoftirqd.as_ref())?;
         line.cell.slices.push(slice);
     }
-    bar.finish_and_clear();
+    drop(bar);
     let cells = lines.into_iter().map(|line| line.cell).collect();
     Ok(Measured {
         mtu,
@@ -102,7 +102,7 @@ pub(super) fn run(seconds: u32, mtu: u16) -> Result<Measured, CliError> {
 
 /// On stderr, and only if that is a terminal.
 fn bar(seconds: u32) -> ProgressBar {
-    let bar = ProgressBar::new(u64::from(seconds) * 1000);
+    let bar = ProgressBar::new(u64::from(seconds) * 1000).with_finish(ProgressFinish::AndClear);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {percent:>3} %  {msg}") {
         bar.set_style(style);
     }
