@@ -9,6 +9,7 @@
 //! last queue; a persistent one is attached to and left as it was. A device that
 //! is moved into another network namespace keeps working: only its file is used.
 
+mod queue_len;
 mod sys;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -177,8 +178,7 @@ pub fn open(config: &TapConfig) -> Result<Port, TapError> {
         })?;
     }
     if !existed {
-        sys::set_queue_len(socket.as_fd(), &device, QUEUE_LEN_PACKETS)
-            .map_err(kernel("setting the queue length"))?;
+        queue_len::set(&device, QUEUE_LEN_PACKETS).map_err(kernel("setting the queue length"))?;
         sys::set_up(socket.as_fd(), &device).map_err(kernel("bringing it up"))?;
     }
     let mtu = sys::mtu(socket.as_fd(), &device).map_err(kernel("reading the MTU"))?;

@@ -109,13 +109,6 @@ pub(super) fn set_mtu(socket: BorrowedFd<'_>, name: &str, mtu: usize) -> Result<
     ioctl_ifreq(socket, libc::SIOCSIFMTU as libc::c_ulong, &mut request)
 }
 
-/// Sets how many packets wait in the device's queue.
-pub(super) fn set_queue_len(socket: BorrowedFd<'_>, name: &str, packets: u32) -> Result<(), Errno> {
-    let mut request = IfReq::new(name)?;
-    request.data[..4].copy_from_slice(&packets.to_ne_bytes());
-    ioctl_ifreq(socket, libc::SIOCSIFTXQLEN as libc::c_ulong, &mut request)
-}
-
 /// Brings the device up.
 pub(super) fn set_up(socket: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
     let mut request = IfReq::new(name)?;

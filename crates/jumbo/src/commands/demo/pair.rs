@@ -2,7 +2,6 @@
 
 use jumbo_engine::pending::Caps;
 use jumbo_lab::ethtool::Offload;
-use jumbo_lab::tap::{Tap, TapOffloads, TapSpec};
 use jumbo_lab::{Host, link::LinkStats};
 use jumbo_ports::tap::{self, TapConfig};
 use jumbo_switch::switch::{State, Switch, SwitchConfig};
@@ -14,9 +13,6 @@ use crate::error::CliError;
 
 /// The link's name, the same in every host.
 const LINK: &str = "eth0";
-
-/// What the switch gives a device of its own making.
-const QUEUE_LEN_PACKETS: u32 = 1000;
 
 /// Two hosts that no other pair can reach.
 #[derive(Debug)]
@@ -109,7 +105,6 @@ fn join(
     let mut switch = Switch::start(&SwitchConfig::default()).map_err(machine)?;
     let mut ports = [PortId::default(); 2];
     for (host, id) in hosts.iter().zip(&mut ports) {
-        make_tap(host).map_err(machine)?;
         // A device is looked for in the namespace of the thread that opens it.
         let port = host.ns.run(|| tap::open(&config)).map_err(machine)?;
         *id = switch
@@ -118,13 +113,6 @@ fn join(
         host.plug(LINK).map_err(machine)?;
     }
     Ok(Joined { switch, ports })
-}
-
-/// The switch attaches to a device that is there already: it would set the length of the queue by an ioctl that even the
-/// root of a user namespace may not use (Linux net/core/dev_ioctl.c, SIOCSIFTXQLEN); netlink may.
-fn make_tap(host: &Host) -> jumbo_lab::Result<()> {
-    Tap::create(&host.ns, &TapSpec::new(LINK, TapOffloads::NONE))?.persist()?;
-    host.links()?.set_tx_queue_len(LINK, QUEUE_LEN_PACKETS)
 }
 
 fn veth(hosts: &[Host; 2], tso: bool, mtu: u16) -> jumbo_lab::Result<()> {
