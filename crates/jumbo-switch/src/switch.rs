@@ -63,10 +63,13 @@ pub enum SwitchError {
     WorkerGone,
 }
 
+/// A worker's thread.
+type Thread = JoinHandle<Result<(), Errno>>;
+
 /// A running switch. Dropping it stops it.
 #[derive(Debug)]
 pub struct Switch {
-    workers: Vec<(Mailbox, Option<JoinHandle<Result<(), Errno>>>)>,
+    workers: Vec<(Mailbox, Option<Thread>)>,
     ports: Vec<(PortId, PortInfo, Coalesce)>,
     next: u16,
 }
