@@ -48,9 +48,9 @@ reasons! {
         ShortVnetHeader = "short_vnet_header",
         /// Shorter than a link header, or empty.
         ShortPacket = "short_packet",
-        /// The caller handed over fewer bytes of the header than it must.
+        /// Fewer bytes of the header were handed over than there must be, or none by the device.
         HeadMissing = "head_missing",
-        /// No free slot; the caller received more than it had room for.
+        /// No free slot, or no room for another VLAN tag.
         NoRoom = "no_room",
         /// hdr_len exceeds the packet.
         HdrLenBeyondPacket = "hdr_len_beyond_packet",

@@ -48,8 +48,11 @@ impl Queue for Tagged {
 
     fn tx(&mut self, packet: &Packet, payload: Pieces<'_>, pool: &Pool) -> Result<(), TxFault> {
         let mut untagged = packet.clone();
-        if untagged.tags_mut().pop_outer() != Some(self.tag) {
-            return Err(TxFault::Refused);
+        // The VLAN id decides; priority and drop eligibility are the sender's.
+        let vid = |tag: Tag| tag.tci & 0x0fff;
+        match untagged.tags_mut().pop_outer() {
+            Some(tag) if vid(tag) == vid(self.tag) && tag.tpid == self.tag.tpid => {}
+            _ => return Err(TxFault::Refused),
         }
         self.inner.tx(&untagged, payload, pool)
     }

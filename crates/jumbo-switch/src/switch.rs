@@ -58,6 +58,14 @@ pub enum SwitchError {
     /// Too many ports.
     #[error("a switch has at most {PORTS_MAX} ports")]
     TooManyPorts,
+    /// A port with a wrong number of queues.
+    #[error("the port has {has} queues, the switch {wants} workers: a port needs a queue for each")]
+    Queues {
+        /// What the port has.
+        has: usize,
+        /// What the switch wants.
+        wants: usize,
+    },
     /// A worker has ended, which it never should.
     #[error("a worker has ended")]
     WorkerGone,
@@ -190,6 +198,12 @@ impl Switch {
     pub fn add(&mut self, port: Port, coalesce: Coalesce) -> Result<PortId, SwitchError> {
         if usize::from(self.next) >= PORTS_MAX {
             return Err(SwitchError::TooManyPorts);
+        }
+        if port.queues.len() != self.workers.len() {
+            return Err(SwitchError::Queues {
+                has: port.queues.len(),
+                wants: self.workers.len(),
+            });
         }
         let id = PortId(self.next);
         self.next += 1;

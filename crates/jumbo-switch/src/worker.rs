@@ -325,14 +325,9 @@ impl Worker {
     }
 
     fn add(&mut self, slot: Slot) {
-        if let Some(fd) = slot.queue.fd() {
-            let data = EventData::new_u64(slot.id.0.into());
-            // A file that cannot be waited for is as good as gone.
-            if epoll::add(&self.epoll, fd, data, EventFlags::IN).is_err() {
-                return;
-            }
-        }
+        let port = slot.id;
         self.plane.topology.insert(slot);
+        self.watch(port);
     }
 
     fn remove(&mut self, port: PortId) {

@@ -8,6 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use jumbo_engine::arena::Pieces;
+use jumbo_engine::coalesce::End;
 use jumbo_engine::complete::Fault;
 use jumbo_engine::packet::{Link as EngineLink, Packet};
 use jumbo_engine::pending::Caps;
@@ -835,6 +836,26 @@ canonical!(Stay::PortGone => fn port_removed_while_packets_for_it_are_held() {
     rig.run(0);
     assert!(rig.stays(0, Stay::PortGone) > 0);
 });
+
+#[test]
+fn station_that_moves_ends_what_is_held_for_it() {
+    let mut rig = PlaneRig::new(&[Caps::ALL; 3]);
+    rig.put(1, &hello(1));
+    rig.run(1);
+    rig.handles[0].taken();
+    rig.handles[2].taken();
+    let packets = TcpStream::new(from_to(0, 1)).segments(3).packets();
+    for packet in &packets[..2] {
+        rig.handles[0].put(&PLAIN, packet);
+    }
+    // Its station speaks through port 0 now: the rest goes nowhere else.
+    rig.put(0, &from_to(1, 9));
+    rig.handles[0].put(&PLAIN, &packets[2]);
+    rig.run(0);
+    let slot = rig.plane.topology.get(PortId(1)).expect("port 1");
+    assert_eq!(slot.counters.ends.get(End::ForwardingChanged), 1);
+    assert_eq!(rig.stays(0, Stay::SamePort), 1);
+}
 
 /// A device without link header.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! TAP: the host's own network stack, or a program that owns the other end.
 //!
-//! Every packet travels with a 12-byte virtio header, so that super-packets and
+//! Every packet travels with a 10-byte virtio header (a TAP has no use for the
+//! buffer count of the longer ones, and pads it), so that super-packets and
 //! partial checksums pass whole. TUNSETOFFLOAD limits only what the kernel hands
 //! us; what we write may always be a super-packet, unless a kernel refuses it,
 //! which [`TxFault::GsoRefused`] reports packet by packet.
@@ -28,7 +29,7 @@ use crate::queue::{
 };
 
 /// The form of the virtio header on every TAP.
-const FORM: Form = Form::Modern12;
+const FORM: Form = Form::Legacy10;
 const VNET_LEN: usize = FORM.len_bytes();
 
 /// Bits of TUNSETOFFLOAD (Linux `include/uapi/linux/if_tun.h`).
@@ -200,10 +201,16 @@ pub fn open(config: &TapConfig) -> Result<Port, TapError> {
 /// all workers may write and the first one reads.
 fn attach_all(config: &TapConfig) -> Result<Vec<OwnedFd>, TapError> {
     let base = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
-    if config.queues <= 1 {
-        return Ok(vec![attach(config, base)?]);
-    }
     let multi = base | libc::IFF_MULTI_QUEUE;
+    if config.queues <= 1 {
+        // A persistent device that was made with several queues wants the flag.
+        let single = attach(config, base);
+        return match single {
+            Err(TapError::OtherKind { .. }) => attach(config, multi).or(single),
+            single => single,
+        }
+        .map(|file| vec![file]);
+    }
     match attach(config, multi) {
         Ok(first) => {
             let mut files = vec![first];
@@ -404,6 +411,12 @@ impl Queue for TapQueue {
                 Ok(got) => got,
                 Err(Errno::AGAIN) => return RxEnd::Drained,
                 Err(Errno::INTR) => continue,
+                Err(Errno::INVAL | Errno::FAULT) => {
+                    // The kernel has taken the packet off its queue and could
+                    // not describe it (tun_put_user): that one is lost.
+                    stats.faults.count(HeaderFault::HeadMissing);
+                    continue;
+                }
                 Err(_) => return RxEnd::Gone,
             };
             let Some(header) = VnetHeader::decode(FORM, burst.pool.peek_space(VNET_LEN.min(got)))

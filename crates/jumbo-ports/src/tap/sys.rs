@@ -105,7 +105,8 @@ pub(super) fn mtu(socket: BorrowedFd<'_>, name: &str) -> Result<usize, Errno> {
 /// Sets the device's MTU.
 pub(super) fn set_mtu(socket: BorrowedFd<'_>, name: &str, mtu: usize) -> Result<(), Errno> {
     let mut request = IfReq::new(name)?;
-    request.data[..4].copy_from_slice(&(mtu as i32).to_ne_bytes());
+    let mtu = i32::try_from(mtu).map_err(|_| Errno::INVAL)?;
+    request.data[..4].copy_from_slice(&mtu.to_ne_bytes());
     ioctl_ifreq(socket, libc::SIOCSIFMTU as libc::c_ulong, &mut request)
 }
 
