@@ -1,3 +1,5 @@
+//! The figures, the conclusion and the page, with made-up numbers.
+
 use jumbo_lab::ns::Refused;
 
 use super::*;
