@@ -85,7 +85,10 @@ impl Arena {
         body: &[Frag],
         vnet: Option<(&VnetHeader, Trust)>,
     ) -> Result<Admitted, HeaderFault> {
-        let total_len: usize = body.iter().map(|frag| frag.len as usize).sum();
+        let total_len = match body {
+            [whole] => whole.len as usize,
+            pieces => pieces.iter().map(|frag| frag.len as usize).sum(),
+        };
         if head.len() < total_len.min(HEAD_WANTED) {
             return Err(HeaderFault::HeadMissing);
         }
@@ -117,6 +120,9 @@ impl Arena {
     /// Notes `keep` bytes of `body` from byte `skip` on as a chain.
     #[inline]
     fn note(&mut self, body: &[Frag], mut skip: usize, keep: u32) -> Chain {
+        if let [whole] = body {
+            return self.note_one(whole, skip, keep);
+        }
         let mut chain = Chain::EMPTY;
         let mut left = keep;
         for frag in body {
@@ -141,6 +147,21 @@ impl Arena {
             chain.tail = index;
         }
         chain
+    }
+
+    /// The same for a packet that lies in one piece, as nearly all do.
+    #[inline(always)]
+    fn note_one(&mut self, whole: &Frag, skip: usize, keep: u32) -> Chain {
+        if keep == 0 {
+            return Chain::EMPTY;
+        }
+        let index = self.frags.len() as u32;
+        let at = whole.at.wrapping_add(skip as u64);
+        self.frags.push(Frag::new(at, keep));
+        Chain {
+            head: index,
+            tail: index,
+        }
     }
 
     /// The packet. Panics if the id was not given out by this arena.
@@ -177,35 +198,31 @@ impl Arena {
         }
     }
 
-    /// Moves the payload of `from` behind that of `onto`; bytes that happen to
-    /// be neighbours become one piece.
-    #[inline]
-    pub(crate) fn append(&mut self, onto: PacketId, from: PacketId) {
-        let Packet {
-            chain: moved,
-            payload_len,
-            ..
-        } = *self.packet(from);
+    /// Moves the payload of `from` behind that of `onto` and gives its slot
+    /// back; bytes that happen to be neighbours become one piece.
+    #[inline(always)]
+    pub(crate) fn absorb(&mut self, onto: PacketId, from: PacketId) {
+        let moved = self.packet(from);
+        let (chain, payload_len) = (moved.chain, moved.payload_len);
         let head = &mut self.packets[onto.0 as usize];
         head.payload_len += payload_len;
-        let old_tail = head.chain.tail as usize;
-        head.chain.tail = moved.tail;
-        let Some(&first) = self.frags.get(moved.head as usize) else {
-            return;
-        };
-        let Some(last) = self.frags.get_mut(old_tail) else {
-            head.chain.head = moved.head;
-            return;
-        };
-        if last.at.wrapping_add(u64::from(last.len)) != first.at {
-            last.next = moved.head;
-            return;
+        // Both have payload: a packet without is no candidate.
+        let old_tail = core::mem::replace(&mut head.chain.tail, chain.tail);
+        if let Some(&first) = self.frags.get(chain.head as usize)
+            && let Some(last) = self.frags.get_mut(old_tail as usize)
+        {
+            if last.at.wrapping_add(u64::from(last.len)) != first.at {
+                last.next = chain.head;
+            } else {
+                last.len += first.len;
+                last.next = first.next;
+                if first.next == NIL {
+                    head.chain.tail = old_tail;
+                }
+            }
         }
-        last.len += first.len;
-        last.next = first.next;
-        if first.next == NIL {
-            head.chain.tail = old_tail as u32;
-        }
+        // Another packet is left, so the frags stay.
+        self.free.push(from.0);
     }
 }
 

@@ -6,7 +6,7 @@ use crate::arena::{Memory, Pieces, sum_pieces};
 use crate::packet::{L3_AT, Net, Packet, Transport};
 use crate::parse::{PROTOCOL_TCP, is_extension};
 use crate::pending::Csum;
-use crate::superpacket::{FIN, PSH, RST, SYN, URG, ipv4_header_sum, tcp_flags};
+use crate::superpacket::{FIN, PSH, RST, SYN, URG, tcp_flags};
 use crate::vnet::{TCP_CSUM, TCP_SEGMENT_MIN, pseudo_header};
 
 /// What a packet that cannot be merged does to what is held. It never overtakes its own flow.
@@ -68,10 +68,22 @@ fn network(packet: &Packet) -> Result<(), (Alone, Ends)> {
     }
     // 0xffff is the negative zero: it verifies, but segmentation would write 0x0000.
     let field = packet.be16(L3_AT + 10);
-    if ipv4_header_sum(packet).fold() != 0xffff || field == 0xffff {
+    if !ipv4_header_is_good(packet) || field == 0xffff {
         return Err((Alone::IpChecksum, Ends::Pair));
     }
     Ok(())
+}
+
+/// Whether an IPv4 header of 20 bytes verifies (RFC 1071): five words added wide
+/// and folded. All ones is all ones in any byte order.
+#[inline(always)]
+fn ipv4_header_is_good(packet: &Packet) -> bool {
+    let word = |at: usize| u64::from(u32::from_ne_bytes(packet.array(L3_AT + at)));
+    let sum = word(0) + word(4) + word(8) + word(12) + word(16);
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    (sum >> 16) + (sum & 0xffff) == 0xffff
 }
 
 #[inline(always)]
@@ -203,17 +215,17 @@ fn ip_id(rules: &Rules, flow: &Flow, packet: &Packet) -> Option<IdRule> {
     }
 }
 
-/// Whether the packet that was just merged ends its aggregate.
+/// Whether the packet that was just merged, with these flags and so much
+/// payload, ends its aggregate.
 #[inline(always)]
-pub(crate) fn ends_after(rules: &Rules, flow: &Flow, packet: &Packet) -> Option<End> {
-    let flags = tcp_flags(packet);
+pub(crate) fn ends_after(rules: &Rules, flow: &Flow, flags: u8, payload_len: u32) -> Option<End> {
     if rules.ends_after.fin && flags & FIN != 0 {
         return Some(End::Fin);
     }
     if rules.ends_after.push && flags & PSH != 0 {
         return Some(End::Push);
     }
-    if rules.ends_after.shorter && packet.payload_len < u32::from(flow.size) {
+    if rules.ends_after.shorter && payload_len < u32::from(flow.size) {
         return Some(End::ShortSegment);
     }
     None

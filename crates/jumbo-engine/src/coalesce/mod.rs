@@ -193,16 +193,16 @@ impl Coalescer {
     fn merge(&mut self, arena: &mut Arena, flow_id: FlowId, id: PacketId, id_rule: IdRule) {
         let flow = self.table.flow_mut(flow_id);
         let packet = arena.packet(id);
+        let flags = superpacket::tcp_flags(packet);
         let payload_len = packet.payload_len;
         flow.seq_next = flow.seq_next.wrapping_add(payload_len);
         flow.l3_total += payload_len;
         flow.segments = flow.segments.wrapping_add(1);
         flow.id_rule = id_rule;
-        flow.last_flags |= superpacket::tcp_flags(packet) & (PSH | FIN);
-        let end = judge::ends_after(self.rules, flow, packet);
+        flow.last_flags |= flags & (PSH | FIN);
+        let end = judge::ends_after(self.rules, flow, flags, payload_len);
         let head = flow.head;
-        arena.append(head, id);
-        arena.release(id);
+        arena.absorb(head, id);
         self.stats.merged += 1;
         if let Some(end) = end {
             self.end(arena, flow_id, end);
