@@ -5,7 +5,7 @@
 //! freed singly: when no packet of the burst is left, the cursor goes back.
 
 use jumbo_engine::arena::Memory;
-use jumbo_engine::checksum::{Kernels, Sum};
+use jumbo_engine::checksum::{Kernels, Sum, udp_nonzero};
 use jumbo_engine::packet::Frag;
 
 /// Where a packet's bytes start is a multiple of this: a cache line.
@@ -62,6 +62,23 @@ impl Pool {
     pub fn bytes(&self, frag: Frag) -> Option<&[u8]> {
         let start = usize::try_from(frag.at).ok()?;
         self.bytes.get(start..start.checked_add(frag.len as usize)?)
+    }
+
+    /// Finishes the checksum of the packet that begins at `at` and is `len` bytes
+    /// long: the sum from its byte `start` to its end, written `offset` bytes
+    /// behind that. `None` if the field is not inside the packet.
+    pub fn finish_checksum(&mut self, at: u64, len: u32, start: u16, offset: u16) -> Option<()> {
+        let rest = len.checked_sub(u32::from(start))?;
+        let summed = Frag::new(at + u64::from(start), rest);
+        // Whose checksum it is is not known here. All take 0xffff for 0, which
+        // only UDP must not send (Linux `net/core/dev.c` `skb_checksum_help`).
+        let check = udp_nonzero(self.sum(summed)?.checksum());
+        let packet = &mut self.bytes[usize::try_from(summed.at).ok()?..][..rest as usize];
+        let field = usize::from(offset);
+        packet
+            .get_mut(field..field + 2)?
+            .copy_from_slice(&check.to_be_bytes());
+        Some(())
     }
 
     /// The first `len` bytes of [`Pool::space`], as many of them as there are.

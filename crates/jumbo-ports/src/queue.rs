@@ -189,14 +189,58 @@ impl Burst {
         stats: &mut RxStats,
     ) {
         let at = self.pool.take(prefix + len) + prefix as u64;
+        let result = match (self.admit_at(link, at, len, vnet), vnet) {
+            (Err(HeaderFault::CsumFieldTooDeep), Some((header, trust))) if !header.is_gso() => {
+                self.admit_finished(link, at, len, header, trust)
+            }
+            (result, _) => result,
+        };
+        match result {
+            Ok(admitted) => self.note(admitted, stats),
+            Err(fault) => stats.faults.count(fault),
+        }
+    }
+
+    #[inline]
+    fn admit_at(
+        &mut self,
+        link: Link,
+        at: u64,
+        len: usize,
+        vnet: Option<(&VnetHeader, Trust)>,
+    ) -> Result<Admitted, HeaderFault> {
         let body = [Frag::new(at, len as u32)];
         let head = self
             .pool
             .peek(at, len.min(jumbo_engine::arena::HEAD_WANTED));
-        match self.arena.admit(link, head, &body, vnet) {
-            Ok(admitted) => self.note(admitted, stats),
-            Err(fault) => stats.faults.count(fault),
-        }
+        self.arena.admit(link, head, &body, vnet)
+    }
+
+    /// Finishes a checksum whose field lies behind the private header, as that
+    /// of a packet in a tunnel may: here, where the bytes are still ours to
+    /// write. Its place was checked by then.
+    #[cold]
+    fn admit_finished(
+        &mut self,
+        link: Link,
+        at: u64,
+        len: usize,
+        header: &VnetHeader,
+        trust: Trust,
+    ) -> Result<Admitted, HeaderFault> {
+        let VnetHeader {
+            csum_start,
+            csum_offset,
+            ..
+        } = *header;
+        self.pool
+            .finish_checksum(at, len as u32, csum_start, csum_offset)
+            .ok_or(HeaderFault::CsumBeyondPacket)?;
+        let finished = VnetHeader {
+            hdr_len: header.hdr_len,
+            ..VnetHeader::default()
+        };
+        self.admit_at(link, at, len, Some((&finished, trust)))
     }
 
     #[inline]

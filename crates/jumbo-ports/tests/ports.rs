@@ -34,6 +34,7 @@ fn main() -> ExitCode {
             packet_without_room_for_a_tag_stays_out,
             packet_of_another_vlan_is_refused,
             queue_without_packets_of_its_own_is_never_ready,
+            checksum_deep_in_a_tunnel_is_finished_on_the_way_in,
         ],
     )
 }
@@ -314,5 +315,36 @@ fn queue_without_packets_of_its_own_is_never_ready() -> Outcome {
     assert_eq!(queues[1].rx(&mut burst, &mut stats), RxEnd::Drained);
     assert_eq!(queues[0].rx(&mut burst, &mut stats), RxEnd::Drained);
     assert_eq!(burst.batch.len(), 1);
+    Ok(())
+}
+
+/// What a kernel hands over for TCP in IPv6 in VXLAN in IPv6: the inner checksum
+/// is pending, 124 bytes in.
+fn checksum_deep_in_a_tunnel_is_finished_on_the_way_in() -> Outcome {
+    const START: u16 = 14 + 40 + 8 + 8 + 14 + 40;
+    let mut bytes = ip6().udp(4789, 4789).payload_len(501).build();
+    let field = usize::from(START + 16);
+    bytes[field..field + 2].copy_from_slice(&[0x12, 0x34]); // the pseudo-header sum
+    let vnet = VnetHeader {
+        flags: 1,
+        csum_start: START,
+        csum_offset: 16,
+        ..VnetHeader::default()
+    };
+    let (port, handle) = mem::port("deep", 1, Caps::ALL, Caps::ALL, 1500)?;
+    let mut queue = port.queues.into_iter().next().expect("one queue");
+    let mut burst = Burst::new(Bounds::default(), jumbo_engine::checksum::Kernels::detect());
+    let mut stats = RxStats::default();
+    handle.put(&vnet, &bytes);
+    queue.rx(&mut burst, &mut stats);
+    assert_eq!(stats.faults.total(), 0, "{:?}", stats.faults);
+    let id = burst.batch[0];
+    queue
+        .tx(burst.arena.packet(id), burst.arena.payload(id), &burst.pool)
+        .expect("sent");
+    let sent = &handle.taken()[0];
+    assert_eq!(sent.vnet.flags, 0, "nothing is pending any more");
+    oracle::complete_checksum(&mut bytes, usize::from(START), 16, false);
+    assert_eq!(sent.bytes, bytes);
     Ok(())
 }

@@ -67,7 +67,7 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Show the running switch: ports, traffic, and whether its books balance
     Status(ClientArgs),
-    /// Show each port of the running switch: what is offloaded and why not, what was refused and why
+    /// Show each port of the running switch, a line each; with --json its offloads and reasons too
     Ports(ClientArgs),
     Replay(ReplayArgs),
     Man(ManArgs),
@@ -100,7 +100,7 @@ pub(crate) struct RunArgs {
     /// Read the configuration from a TOML file
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
-    /// Worker threads [default: what ports and processors allow]
+    /// Worker threads, each with a queue of every port [default: 1]
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<Workers>,
     /// Forget a learned address after so many seconds [default: 300]
@@ -267,6 +267,16 @@ mod tests {
             }
         }
         check(&Cli::command());
+    }
+
+    #[test]
+    fn help_of_workers_says_the_default() {
+        let command = Cli::command();
+        let run = command.find_subcommand("run").expect("there is one");
+        let workers = run.get_arguments().find(|arg| arg.get_id() == "workers");
+        let help = workers.and_then(|arg| arg.get_help()).expect("has help");
+        let default = format!("[default: {}]", crate::running::WORKERS_DEFAULT);
+        assert!(help.to_string().contains(&default), "{help}");
     }
 
     #[test]

@@ -18,6 +18,9 @@ use crate::switch_api::{
     Snapshot, StopCause, Switch, Traffic,
 };
 
+/// Worker threads where nothing is said: one is right until it is busy.
+pub(crate) const WORKERS_DEFAULT: usize = 1;
+
 /// Opens every port, then starts forwarding between them. Whatever was made is gone again on an error.
 pub(crate) fn start(
     config: &RunConfig,
@@ -25,7 +28,7 @@ pub(crate) fn start(
 ) -> Result<Arc<dyn Switch>, CliError> {
     let workers = config
         .workers
-        .map_or(1, |workers| usize::from(workers.get()));
+        .map_or(WORKERS_DEFAULT, |workers| usize::from(workers.get()));
     let ports = config
         .ports
         .iter()

@@ -98,12 +98,12 @@ pub enum TapError {
         device: String,
     },
     /// It exists and is something else.
-    #[error("device `{device}` exists and cannot be used as a TAP with {queues} queue(s): it is another kind of interface, a TUN, or was made with{} multi_queue; choose another name, or make it anew with `ip tuntap add {device} mode tap{}`", if *.queues > 1 { "out" } else { "" }, if *.queues > 1 { " multi_queue" } else { "" })]
+    #[error(
+        "device `{device}` exists and is no TAP but another kind of interface, or a TUN: choose another name"
+    )]
     OtherKind {
         /// The device.
         device: String,
-        /// Queues wanted.
-        queues: usize,
     },
     /// The name is not one for a device.
     #[error("`{device}` is no device name: 1 to 15 characters without `/` or spaces")]
@@ -204,9 +204,8 @@ fn attach_all(config: &TapConfig) -> Result<Vec<OwnedFd>, TapError> {
     let multi = base | libc::IFF_MULTI_QUEUE;
     if config.queues <= 1 {
         // A persistent device that was made with several queues wants the flag.
-        let single = attach(config, base);
-        return match single {
-            Err(TapError::OtherKind { .. }) => attach(config, multi).or(single),
+        return match attach(config, base) {
+            Err(TapError::OtherKind { .. }) => attach(config, multi),
             single => single,
         }
         .map(|file| vec![file]);
@@ -246,10 +245,7 @@ fn attach(config: &TapConfig, flags: libc::c_int) -> Result<OwnedFd, TapError> {
         Err(Errno::PERM | Errno::ACCESS) => Err(TapError::NotPermitted { device }),
         Err(Errno::BUSY) => Err(TapError::Busy { device }),
         Err(Errno::NAMETOOLONG) => Err(TapError::BadName { device }),
-        Err(Errno::INVAL) => Err(TapError::OtherKind {
-            device,
-            queues: config.queues,
-        }),
+        Err(Errno::INVAL) => Err(TapError::OtherKind { device }),
         Err(source) => Err(TapError::Kernel {
             device,
             operation: "attaching to it",

@@ -1,4 +1,4 @@
-//! `jumbo ports`: each port of the running switch, with its capabilities and reasons.
+//! `jumbo ports`: each port of the running switch, a line each.
 
 use crate::args::{ClientArgs, Format};
 use crate::control::socket::Dirs;

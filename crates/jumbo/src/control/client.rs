@@ -87,8 +87,6 @@ fn several(live: &[(PathBuf, UnixStream)]) -> CliError {
 }
 
 fn exchange<T: DeserializeOwned>(mut stream: UnixStream, request: Request) -> Result<T, CliError> {
-    let broken =
-        |error: std::io::Error| CliError::failed(format!("the switch does not answer: {error}"));
     let mut line =
         serde_json::to_vec(&request).map_err(|error| CliError::internal(error.to_string()))?;
     line.push(b'\n');
@@ -113,6 +111,16 @@ fn exchange<T: DeserializeOwned>(mut stream: UnixStream, request: Request) -> Re
     understand(&answer)
 }
 
+fn broken(error: std::io::Error) -> CliError {
+    use std::io::ErrorKind::{TimedOut, WouldBlock};
+    if matches!(error.kind(), WouldBlock | TimedOut) {
+        let limit_s = ANSWER_TIMEOUT.as_secs();
+        return CliError::failed(format!("the switch does not answer within {limit_s} s"))
+            .way_out("see whether its process is stopped");
+    }
+    CliError::failed(format!("the switch does not answer: {error}"))
+}
+
 fn understand<T: DeserializeOwned>(answer: &[u8]) -> Result<T, CliError> {
     let strange = |error: serde_json::Error| {
         CliError::failed(format!("cannot understand the switch's answer: {error}"))
@@ -128,5 +136,19 @@ fn understand<T: DeserializeOwned>(answer: &[u8]) -> Result<T, CliError> {
             let what = error.unwrap_or_else(|| "the switch refuses without a reason".into());
             Err(CliError::from_peer(code.unwrap_or(4), what))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn switch_that_is_stopped_is_told_from_one_that_broke() {
+        // What a read gives whose timeout has passed (socket(7), SO_RCVTIMEO).
+        let late = broken(std::io::Error::from_raw_os_error(11)).to_string();
+        assert!(late.contains("within 5 s"), "{late}");
+        let reset = broken(std::io::Error::from_raw_os_error(104)).to_string();
+        assert!(reset.contains("os error 104"), "{reset}");
     }
 }
