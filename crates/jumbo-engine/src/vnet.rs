@@ -367,6 +367,11 @@ fn segmentation(packet: &mut Packet, header: &VnetHeader) -> Result<Option<Gso>,
         return Err(HeaderFault::GsoOnSynOrRst);
     }
     if payload_len <= usize::from(size) {
+        // An ordinary packet after all, whose length field was not relied on.
+        superpacket::settle_lengths(packet);
+        if packet.pending.csum != Csum::Unverified {
+            superpacket::settle_partial_csum(packet);
+        }
         return Ok(None);
     }
     superpacket::settle_header(packet);

@@ -43,7 +43,8 @@ struct Entry {
     key: u64,
     port: PortId,
     seen_s: u32,
-    taught_s: u32,
+    /// When the other workers were told; `None` if one of them missed it.
+    taught_s: Option<u32>,
 }
 
 /// What learning did.
@@ -111,11 +112,13 @@ impl Fdb {
         let age_s = self.age_s;
         if let Some(entry) = self.sets[set].iter_mut().find(|entry| entry.key == key) {
             let moved = entry.port != port;
-            let stale = now_s.wrapping_sub(entry.taught_s) > age_s / 4;
+            let stale = entry
+                .taught_s
+                .is_none_or(|taught_s| now_s.wrapping_sub(taught_s) > age_s / 4);
             entry.port = port;
             entry.seen_s = now_s;
             if moved || stale {
-                entry.taught_s = now_s;
+                entry.taught_s = Some(now_s);
             }
             return match (moved, stale) {
                 (true, _) => Learned::Moved,
@@ -133,10 +136,19 @@ impl Fdb {
                 key,
                 port,
                 seen_s: now_s,
-                taught_s: now_s,
+                taught_s: Some(now_s),
             };
         }
         Learned::Teach
+    }
+
+    /// A worker missed the news of this station: its next packet teaches again.
+    pub fn tell_again(&mut self, station: Station) {
+        let key = station.key();
+        let set = self.set(key);
+        if let Some(entry) = self.sets[set].iter_mut().find(|entry| entry.key == key) {
+            entry.taught_s = None;
+        }
     }
 
     /// Forgets everything behind a port that went away.
@@ -192,6 +204,16 @@ mod tests {
         assert_eq!(fdb.learn(station(1), PortId(2), 1), Learned::Moved);
         assert_eq!(fdb.learn(station(1), PortId(2), 2), Learned::Known);
         assert_eq!(fdb.learn(station(1), PortId(2), 100), Learned::Teach);
+    }
+
+    #[test]
+    fn news_that_was_lost_is_told_again_once() {
+        let mut fdb = Fdb::new(300, 1);
+        fdb.learn(station(1), PortId(1), 0);
+        fdb.learn(station(1), PortId(2), 1);
+        fdb.tell_again(station(1));
+        assert_eq!(fdb.learn(station(1), PortId(2), 1), Learned::Teach);
+        assert_eq!(fdb.learn(station(1), PortId(2), 1), Learned::Known);
     }
 
     #[test]

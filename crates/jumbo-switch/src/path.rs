@@ -321,14 +321,16 @@ impl Plane {
                 note_answer(slot, packet, answer, books, &mut nobody);
             });
             match result {
-                Ok(_) => books.made_by_segmentation += made - 1,
+                Ok(_) => {
+                    books.made_by_segmentation += made - 1;
+                    slot.counters.software_segmented += 1;
+                }
                 Err(fault) => {
                     slot.counters.complete.count(fault);
                     books.dropped += 1;
                     books.made_by_segmentation += made;
                 }
             }
-            slot.counters.software_segmented += 1;
         }
     }
 
@@ -340,9 +342,14 @@ impl Plane {
         }
     }
 
-    /// Stations learned since the last call, for the other workers.
-    pub fn news(&mut self) -> std::vec::Drain<'_, (Station, PortId)> {
-        self.news.drain(..)
+    /// Tells each station learned since the last call to `tell`. One that it
+    /// could not pass on (`false`) is told again with the station's next packet.
+    pub fn share_news(&mut self, mut tell: impl FnMut(Station, PortId) -> bool) {
+        for (station, port) in self.news.drain(..) {
+            if !tell(station, port) {
+                self.fdb.tell_again(station);
+            }
+        }
     }
 
     /// Takes in what another worker learned.

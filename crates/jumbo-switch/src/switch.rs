@@ -77,38 +77,40 @@ pub struct Switch {
     workers: Vec<(Mailbox, Option<JoinHandle<()>>)>,
     ports: Vec<(PortId, PortInfo, Coalesce)>,
     next: u16,
-    ended: Option<Receiver<Ended>>,
+    events: Option<Receiver<Event>>,
 }
 
-/// How a worker ended.
+/// What the operator should hear of, as it happens.
 #[derive(Debug)]
-pub enum Ended {
-    /// It was told to.
+pub enum Event {
+    /// A port's device went away; said once, by the worker that noticed first or by each.
+    PortGone(PortId),
+    /// A worker ended because it was told to.
     Stopped,
-    /// The kernel refused what it needs.
+    /// A worker ended because the kernel refused what it needs.
     Failed(Errno),
-    /// A defect of ours.
+    /// A worker ended by a defect of ours.
     Panicked,
 }
 
 /// Tells how the thread it lives in ended, whatever happens to that thread.
 struct Farewell {
-    to: Sender<Ended>,
-    how: Option<Ended>,
+    to: Sender<Event>,
+    how: Option<Event>,
 }
 
 /// A worker's thread.
 fn work(worker: Worker, mut farewell: Farewell) {
     farewell.how = Some(match worker.run() {
-        Ok(()) => Ended::Stopped,
-        Err(errno) => Ended::Failed(errno),
+        Ok(()) => Event::Stopped,
+        Err(errno) => Event::Failed(errno),
     });
 }
 
 impl Drop for Farewell {
     fn drop(&mut self) {
         // Whoever listened may have gone.
-        let _ = self.to.send(self.how.take().unwrap_or(Ended::Panicked));
+        let _ = self.to.send(self.how.take().unwrap_or(Event::Panicked));
     }
 }
 
@@ -162,19 +164,19 @@ impl Switch {
             workers: Vec::new(),
             ports: Vec::new(),
             next: 0,
-            ended: None,
+            events: None,
         };
-        let (farewells, ended) = channel();
-        switch.ended = Some(ended);
+        let (says, events) = channel();
+        switch.events = Some(events);
         for (index, (mailbox, receiver)) in ends.into_iter().enumerate() {
             let seed = getrandom::u64().map_err(|e| SwitchError::Random(e.to_string()))?;
             let plane = Plane::new(config.bounds, config.fdb_age_s, seed);
             let mut others = mailboxes.clone();
             others.remove(index);
-            let worker = Worker::new(plane, &mailbox, receiver, others)
+            let worker = Worker::new(plane, &mailbox, receiver, others, says.clone())
                 .map_err(kernel("making an epoll set"))?;
             let farewell = Farewell {
-                to: farewells.clone(),
+                to: says.clone(),
                 how: None,
             };
             let thread = std::thread::Builder::new()
@@ -294,9 +296,9 @@ impl Switch {
         self.workers.iter().all(|(_, thread)| runs(thread))
     }
 
-    /// Hears how each worker ends. Given once; later calls hear nothing.
-    pub fn ended(&mut self) -> Receiver<Ended> {
-        self.ended.take().unwrap_or_else(|| channel().1)
+    /// Hears what happens. Given once; later calls hear nothing.
+    pub fn events(&mut self) -> Receiver<Event> {
+        self.events.take().unwrap_or_else(|| channel().1)
     }
 
     /// Stops the workers and tells how it ended.

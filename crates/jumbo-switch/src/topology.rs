@@ -137,12 +137,6 @@ impl Topology {
         self.slots.get(usize::from(id.0))?.as_ref()
     }
 
-    /// Ids below this are in use, or were.
-    #[inline]
-    pub fn end(&self) -> u16 {
-        self.slots.len() as u16
-    }
-
     /// All ports that are there.
     pub fn iter(&self) -> impl Iterator<Item = &Slot> {
         self.slots.iter().flatten()

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError};
 use std::time::Duration;
 
 use jumbo_ports::queue::RxEnd;
-use rustix::event::epoll::{self, Event, EventData, EventFlags};
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec, clock_gettime};
@@ -18,11 +18,12 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use crate::counters::{Books, PortCounters};
 use crate::fdb::Station;
 use crate::path::Plane;
+use crate::switch::Event;
 use crate::sys::CpuTime;
 use crate::topology::{PortId, Slot};
 
 /// Messages that may wait in a mailbox. News that finds it full is lost, and
-/// the station flooded to until it is heard of again.
+/// told again with the station's next packet.
 pub(crate) const MAILBOX: usize = 4096;
 
 /// How long the control side waits before it tries a full mailbox again.
@@ -141,6 +142,7 @@ pub(crate) struct Worker {
     mailbox: Receiver<Message>,
     wake: Arc<OwnedFd>,
     others: Vec<Mailbox>,
+    says: Sender<Event>,
     epoll: OwnedFd,
     ready: Vec<Ready>,
     news_lost: u64,
@@ -167,6 +169,7 @@ impl Worker {
         own: &Mailbox,
         mailbox: Receiver<Message>,
         others: Vec<Mailbox>,
+        says: Sender<Event>,
     ) -> Result<Self, Errno> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let data = EventData::new_u64(MAILBOX_EVENT);
@@ -176,6 +179,7 @@ impl Worker {
             mailbox,
             wake: own.wake.clone(),
             others,
+            says,
             epoll,
             ready: Vec::with_capacity(crate::topology::PORTS_MAX),
             news_lost: 0,
@@ -205,7 +209,7 @@ impl Worker {
     }
 
     /// Sorts out what woke us; `false` to stop.
-    fn note(&mut self, events: &[Event]) -> bool {
+    fn note(&mut self, events: &[epoll::Event]) -> bool {
         for event in events {
             match event.data.u64() {
                 MAILBOX_EVENT => {
@@ -292,18 +296,25 @@ impl Worker {
     /// whom may only write to it and would not find out.
     fn lose(&mut self, port: PortId) {
         self.remove(port);
+        // Whoever listened may have gone.
+        let _ = self.says.send(Event::PortGone(port));
         for other in &self.others {
             self.news_lost += u64::from(!other.leave(Message::Remove(port)));
         }
     }
 
     fn teach(&mut self) {
-        for (station, port) in self.plane.news() {
-            for other in &self.others {
-                let message = Message::Learn(station, port);
-                self.news_lost += u64::from(!other.leave(message));
-            }
-        }
+        let Self { plane, others, .. } = self;
+        let mut lost = 0;
+        plane.share_news(|station, port| {
+            let heard = others
+                .iter()
+                .map(|other| other.leave(Message::Learn(station, port)));
+            let missed = heard.filter(|heard| !heard).count();
+            lost += missed as u64;
+            missed == 0
+        });
+        self.news_lost += lost;
     }
 
     /// Reads the mailbox; `false` to stop.

@@ -20,9 +20,14 @@ pub(crate) fn status(status: &Status, width: Width) -> String {
         switch,
     } = status;
     let mut text = format!(
-        "jumbo {version}, pid {pid}, up {}, {} workers, {} addresses learned\ncontrol socket {socket}\n\n",
+        "jumbo {version}, pid {pid}, up {}, {} {}, {} addresses learned\ncontrol socket {socket}\n\n",
         duration(*uptime_s),
         switch.workers,
+        if switch.workers == 1 {
+            "worker"
+        } else {
+            "workers"
+        },
         switch.fdb_entries,
     );
     let _ = write!(text, "{}\n\n", overview(&switch.ports, width));
@@ -116,6 +121,14 @@ fn port(port: &PortStatus, width: Width) -> String {
         port.mtu,
         traffic(port, width),
     );
+    if port.software_segmented + port.software_checksums > 0 {
+        let _ = writeln!(
+            text,
+            "\ndone here because it does not take them: {} super-packets segmented, {} checksums finished",
+            count(port.software_segmented),
+            count(port.software_checksums),
+        );
+    }
     if !port.capabilities.is_empty() {
         let _ = writeln!(text, "\n{}", capabilities(&port.capabilities, width));
     }
@@ -332,6 +345,7 @@ mod tests {
             fdb_entries: 3,
             books,
             ports,
+            ..Snapshot::default()
         };
         Status {
             version: "0.1.0".into(),

@@ -8,11 +8,12 @@ use jumbo_engine::pending::Caps;
 use jumbo_engine::reason::{Counts, Reason};
 use jumbo_ports::queue;
 use jumbo_ports::tap::{self, TapConfig, TapError};
-use jumbo_switch::switch::{self, Switch as Workers, SwitchConfig, SwitchError};
+use jumbo_switch::switch::{self, Event, Switch as Workers, SwitchConfig, SwitchError};
 use jumbo_switch::topology;
 
 use crate::config::values::Coalesce;
 use crate::error::CliError;
+use crate::output;
 use crate::switch_api::{
     Books, Capability, Offload, PortKind, PortSpec, PortState, PortStatus, ReasonCount, RunConfig,
     Snapshot, StopCause, Switch, Traffic,
@@ -29,18 +30,27 @@ pub(crate) fn start(
     let workers = config
         .workers
         .map_or(WORKERS_DEFAULT, |workers| usize::from(workers.get()));
-    let ports = config
+    let mut ports = config
         .ports
         .iter()
         .map(|spec| open(spec, workers).map(|port| (spec, port)))
         .collect::<Result<Vec<_>, _>>()?;
+    // Only now that all are there: a device that was there before keeps its MTU if another cannot be opened.
+    for (spec, port) in &mut ports {
+        if let Some(mtu) = spec.mtu {
+            tap::set_mtu(&mut port.info, mtu.get().into()).map_err(|e| port_error(spec, &e))?;
+        }
+    }
     let mut switch = Workers::start(&SwitchConfig {
         workers,
         fdb_age_s: config.fdb_age.seconds(),
         ..SwitchConfig::default()
     })
     .map_err(refused)?;
-    watch(&mut switch, broken);
+    let names: Vec<_> = (config.ports.iter())
+        .map(|port| port.name.as_str().to_owned())
+        .collect();
+    watch(&mut switch, names.clone(), broken);
     for (spec, port) in ports {
         let coalesce = match spec.coalesce {
             Coalesce::Off => topology::Coalesce::Off,
@@ -49,26 +59,32 @@ pub(crate) fn start(
         switch.add(port, coalesce).map_err(refused)?;
     }
     Ok(Arc::new(Running {
-        names: config
-            .ports
-            .iter()
-            .map(|port| port.name.as_str().to_owned())
-            .collect(),
+        names,
         state: Mutex::new(State::Running(switch)),
     }))
 }
 
 /// A worker never ends by itself; should one, the run ends with it.
-fn watch(switch: &mut Workers, broken: Sender<StopCause>) {
-    let ended = switch.ended();
+fn watch(switch: &mut Workers, names: Vec<String>, broken: Sender<StopCause>) {
+    let events = switch.events();
     std::thread::spawn(move || {
-        let how = match ended.recv() {
-            Ok(switch::Ended::Stopped) | Err(_) => return,
-            Ok(switch::Ended::Failed(error)) => format!("a worker has ended: {error}"),
-            Ok(switch::Ended::Panicked) => "a worker has panicked".to_owned(),
-        };
-        // Nobody listens once the run is over.
-        let _ = broken.send(StopCause::Broken(CliError::internal(how)));
+        while let Ok(event) = events.recv() {
+            let how = match event {
+                Event::Stopped => return,
+                Event::PortGone(port) => {
+                    let name = names.get(usize::from(port.0)).map_or("?", String::as_str);
+                    output::talk(format_args!(
+                        "port `{name}`: its device went away; the other ports go on. To have it back, start again"
+                    ));
+                    continue;
+                }
+                Event::Failed(error) => format!("a worker has ended: {error}"),
+                Event::Panicked => "a worker has panicked".to_owned(),
+            };
+            // Nobody listens once the run is over.
+            let _ = broken.send(StopCause::Broken(CliError::internal(how)));
+            return;
+        }
     });
 }
 
@@ -80,17 +96,19 @@ fn open(spec: &PortSpec, workers: usize) -> Result<queue::Port, CliError> {
         queues: workers,
         hands: caps,
         takes: caps,
-        mtu: spec.mtu.map(|mtu| usize::from(mtu.get())),
+        mtu: None,
     })
-    .map_err(|error| {
-        let text = format!("port `{}`: {error}", spec.name.as_str());
-        match error {
-            TapError::BadName { .. } | TapError::OtherKind { .. } | TapError::Mtu { .. } => {
-                CliError::usage(text)
-            }
-            _ => CliError::machine(text),
+    .map_err(|error| port_error(spec, &error))
+}
+
+fn port_error(spec: &PortSpec, error: &TapError) -> CliError {
+    let text = format!("port `{}`: {error}", spec.name.as_str());
+    match error {
+        TapError::BadName { .. } | TapError::OtherKind { .. } | TapError::Mtu { .. } => {
+            CliError::usage(text)
         }
-    })
+        _ => CliError::machine(text),
+    }
 }
 
 fn caps(offload: Offload) -> Caps {
@@ -113,7 +131,8 @@ struct Running {
 
 enum State {
     Running(Workers),
-    Stopped(Snapshot),
+    /// With its last words, if the workers had any.
+    Stopped(Option<Snapshot>),
 }
 
 impl Running {
@@ -123,27 +142,29 @@ impl Running {
 }
 
 impl Switch for Running {
-    fn snapshot(&self) -> Snapshot {
+    fn snapshot(&self) -> Result<Snapshot, CliError> {
         match &*self.state() {
-            State::Running(workers) => workers
-                .state()
-                .map(|state| snapshot(&self.names, &state))
-                .unwrap_or_default(),
-            State::Stopped(last) => last.clone(),
+            State::Running(workers) => match workers.state() {
+                Ok(state) => Ok(snapshot(&self.names, &state)),
+                Err(error) => Err(refused(error)),
+            },
+            State::Stopped(Some(last)) => Ok(last.clone()),
+            State::Stopped(None) => Err(refused(SwitchError::WorkerGone)),
         }
     }
 
-    fn stop(&self) -> Snapshot {
+    fn stop(&self) -> Result<Snapshot, CliError> {
         let mut state = self.state();
-        let last = match std::mem::replace(&mut *state, State::Stopped(Snapshot::default())) {
-            State::Running(workers) => workers
-                .stop()
-                .map(|state| snapshot(&self.names, &state))
-                .unwrap_or_default(),
-            State::Stopped(last) => last,
+        let running = std::mem::replace(&mut *state, State::Stopped(None));
+        *state = match running {
+            State::Running(workers) => {
+                let last = workers.stop().ok();
+                State::Stopped(last.map(|state| snapshot(&self.names, &state)))
+            }
+            stopped => stopped,
         };
-        *state = State::Stopped(last.clone());
-        last
+        drop(state);
+        self.snapshot()
     }
 }
 
@@ -152,6 +173,9 @@ fn snapshot(names: &[String], state: &switch::State) -> Snapshot {
     Snapshot {
         workers: state.workers as u64,
         fdb_entries: state.fdb_entries as u64,
+        news_lost: state.news_lost,
+        cpu_user_s: state.cpu.user.as_secs_f64(),
+        cpu_system_s: state.cpu.system.as_secs_f64(),
         books: Books {
             received: books.received,
             made_by_segmentation: books.made_by_segmentation,
@@ -191,6 +215,9 @@ fn status(port: &switch::PortState, name: &str) -> PortStatus {
         rx: traffic(&port.counters.rx.traffic),
         tx: traffic(&port.counters.tx),
         dropped: port.counters.dropped(),
+        flooded: port.counters.flooded,
+        software_segmented: port.counters.software_segmented,
+        software_checksums: port.counters.software_checksums,
         reasons: reasons(port),
     }
 }

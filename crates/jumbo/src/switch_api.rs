@@ -65,9 +65,15 @@ pub(crate) enum StopCause {
 /// A running switch, as the control thread sees it.
 pub(crate) trait Switch: Send + Sync {
     /// What is true now. Called from the control thread, at most a few times a second.
-    fn snapshot(&self) -> Snapshot;
+    ///
+    /// # Errors
+    /// A worker that does not answer.
+    fn snapshot(&self) -> Result<Snapshot, CliError>;
     /// Stops the workers, waits for them and tells how it ended. A second call only tells.
-    fn stop(&self) -> Snapshot;
+    ///
+    /// # Errors
+    /// As for [`Switch::snapshot`].
+    fn stop(&self) -> Result<Snapshot, CliError>;
 }
 
 /// What the switch knows about itself.
@@ -76,6 +82,11 @@ pub(crate) struct Snapshot {
     pub(crate) workers: u64,
     /// Addresses in the forwarding table.
     pub(crate) fdb_entries: u64,
+    /// News between workers that was lost to a full mailbox.
+    pub(crate) news_lost: u64,
+    /// CPU time of the workers, in seconds: in our code, and in the kernel on our behalf.
+    pub(crate) cpu_user_s: f64,
+    pub(crate) cpu_system_s: f64,
     pub(crate) books: Books,
     pub(crate) ports: Vec<PortStatus>,
 }
@@ -109,6 +120,12 @@ pub(crate) struct PortStatus {
     pub(crate) tx: Traffic,
     /// Packets that came in by it, or were to leave by it, and were dropped.
     pub(crate) dropped: u64,
+    /// Packets that came in by it and went to every other port.
+    pub(crate) flooded: u64,
+    /// Super-packets segmented here because it does not take them.
+    pub(crate) software_segmented: u64,
+    /// Checksums finished here because it does not take them pending.
+    pub(crate) software_checksums: u64,
     /// Stage, then reason.
     pub(crate) reasons: BTreeMap<String, BTreeMap<String, ReasonCount>>,
 }

@@ -119,6 +119,16 @@ pub enum TapError {
         /// What was asked.
         mtu: usize,
     },
+    /// The MTU may not be set by this user.
+    #[error(
+        "the MTU of device `{device}` may not be set by this user: run as root or with CAP_NET_ADMIN, or set it first (`ip link set {device} mtu {mtu}`) and leave out `mtu`"
+    )]
+    MtuNotPermitted {
+        /// The device.
+        device: String,
+        /// What was asked.
+        mtu: usize,
+    },
     /// Anything else the kernel says.
     #[error("device `{device}`: {operation}: {source}")]
     Kernel {
@@ -149,13 +159,7 @@ pub fn open(config: &TapConfig) -> Result<Port, TapError> {
             source,
         }
     };
-    let socket = rustix::net::socket_with(
-        rustix::net::AddressFamily::INET,
-        rustix::net::SocketType::DGRAM,
-        rustix::net::SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(kernel("opening a socket"))?;
+    let socket = control_socket().map_err(kernel("opening a socket"))?;
     let existed = sys::exists(socket.as_fd(), &device);
     let files = attach_all(config)?;
     let first = files.first().map(AsFd::as_fd);
@@ -169,32 +173,56 @@ pub fn open(config: &TapConfig) -> Result<Port, TapError> {
             .map_err(kernel("setting the virtio header byte order"))?;
     }
     let hands = negotiate(first, config.hands).map_err(kernel("setting offloads"))?;
-    if let Some(mtu) = config.mtu {
-        sys::set_mtu(socket.as_fd(), &device, mtu).map_err(|errno| match errno {
-            Errno::INVAL => TapError::Mtu {
-                device: device.clone(),
-                mtu,
-            },
-            errno => kernel("setting the MTU")(errno),
-        })?;
-    }
     if !existed {
         queue_len::set(&device, QUEUE_LEN_PACKETS).map_err(kernel("setting the queue length"))?;
         sys::set_up(socket.as_fd(), &device).map_err(kernel("bringing it up"))?;
     }
     let mtu = sys::mtu(socket.as_fd(), &device).map_err(kernel("reading the MTU"))?;
     let queues = queues(files, config, kernel("duplicating a queue"))?;
-    Ok(Port {
-        info: PortInfo {
-            kind: "tap",
+    let mut info = PortInfo {
+        kind: "tap",
+        device: device.clone(),
+        hands,
+        takes: config.takes,
+        mtu,
+        capabilities: capabilities(config, hands),
+    };
+    if let Some(mtu) = config.mtu {
+        set_mtu(&mut info, mtu)?;
+    }
+    Ok(Port { info, queues })
+}
+
+/// Sets the MTU of an open TAP, and of the port. A persistent device keeps it.
+///
+/// # Errors
+/// What the kernel says of the MTU, or of the caller.
+pub fn set_mtu(info: &mut PortInfo, mtu: usize) -> Result<(), TapError> {
+    let device = info.device.clone();
+    let set = control_socket().and_then(|socket| sys::set_mtu(socket.as_fd(), &device, mtu));
+    match set {
+        Ok(()) => {
+            info.mtu = mtu;
+            Ok(())
+        }
+        Err(Errno::INVAL) => Err(TapError::Mtu { device, mtu }),
+        Err(Errno::PERM) => Err(TapError::MtuNotPermitted { device, mtu }),
+        Err(source) => Err(TapError::Kernel {
             device,
-            hands,
-            takes: config.takes,
-            mtu,
-            capabilities: capabilities(config, hands),
-        },
-        queues,
-    })
+            operation: "setting the MTU",
+            source,
+        }),
+    }
+}
+
+/// Any socket carries the ioctls of network devices.
+fn control_socket() -> Result<OwnedFd, Errno> {
+    rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
 }
 
 /// One file per queue. A device made with a single queue gives one file, which

@@ -95,10 +95,15 @@ fn run_until_stopped(
             .map_err(|_| CliError::internal("nobody is left who could stop the switch"))
     });
     // Whatever happened since it started: the workers end before the process does.
-    let last = about.status(switch.stop());
+    let last = switch.stop();
+    let cause = cause?;
+    // What broke it says more than workers that no longer answer.
+    if let StopCause::Broken(error) = cause {
+        return Err(error);
+    }
     Ok(Ended {
-        cause: cause?,
-        last,
+        cause,
+        last: about.status(last?),
     })
 }
 
@@ -148,10 +153,14 @@ impl About {
 
 fn handler(about: About, switch: Arc<dyn Switch>) -> impl Fn(Request) -> Response + Send + 'static {
     move |request| match request {
-        Request::Status => Response::data(&about.status(switch.snapshot())),
-        Request::Ports => Response::data(&Ports {
-            ports: switch.snapshot().ports,
-        }),
+        Request::Status => match switch.snapshot() {
+            Ok(snapshot) => Response::data(&about.status(snapshot)),
+            Err(error) => Response::error(&error),
+        },
+        Request::Ports => match switch.snapshot() {
+            Ok(Snapshot { ports, .. }) => Response::data(&Ports { ports }),
+            Err(error) => Response::error(&error),
+        },
     }
 }
 

@@ -21,7 +21,7 @@ use crate::error::CliError;
 use crate::switch_api::{PortSpec, RunConfig};
 
 /// Most ports of a switch: a flood is copied to each of them.
-const PORTS_MAX: usize = 256;
+const PORTS_MAX: usize = jumbo_switch::topology::PORTS_MAX;
 /// Largest configuration file, in bytes: thousands of ports, and no device file read for ever.
 const FILE_LEN_MAX: u64 = 1 << 20;
 
@@ -68,7 +68,12 @@ fn read(path: &Path) -> Result<String, CliError> {
     std::fs::File::open(path)
         .and_then(|file| file.take(FILE_LEN_MAX + 1).read_to_string(&mut text))
         .map_err(|error| {
-            CliError::usage(format!("cannot read the configuration: {error}")).at(path.display())
+            let text = format!("cannot read the configuration: {error}");
+            match error.kind() {
+                std::io::ErrorKind::PermissionDenied => CliError::machine(text),
+                _ => CliError::usage(text),
+            }
+            .at(path.display())
         })?;
     if text.len() as u64 > FILE_LEN_MAX {
         return Err(

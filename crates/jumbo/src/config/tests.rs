@@ -272,7 +272,7 @@ fn a_switch_has_ports_and_not_too_many() {
     let specs: Vec<_> = specs.iter().map(String::as_str).collect();
     assert_eq!(
         from_specs(&specs).expect_err("refused").to_string(),
-        "257 ports are more than 256"
+        "1025 ports are more than 1024"
     );
     assert!(from_specs(&specs[1..]).is_ok());
 }

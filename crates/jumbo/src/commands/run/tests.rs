@@ -34,12 +34,12 @@ impl Fake {
 }
 
 impl Switch for Fake {
-    fn snapshot(&self) -> Snapshot {
-        self.told("snapshot")
+    fn snapshot(&self) -> Result<Snapshot, CliError> {
+        Ok(self.told("snapshot"))
     }
 
-    fn stop(&self) -> Snapshot {
-        self.told("stop")
+    fn stop(&self) -> Result<Snapshot, CliError> {
+        Ok(self.told("stop"))
     }
 }
 
@@ -162,15 +162,15 @@ struct Hanging {
 }
 
 impl Switch for Hanging {
-    fn snapshot(&self) -> Snapshot {
-        Fake {
+    fn snapshot(&self) -> Result<Snapshot, CliError> {
+        let fake = Fake {
             balanced: true,
             ..Fake::default()
-        }
-        .told("snapshot")
+        };
+        Ok(fake.told("snapshot"))
     }
 
-    fn stop(&self) -> Snapshot {
+    fn stop(&self) -> Result<Snapshot, CliError> {
         output::talk("stopping");
         if self.slow_stop {
             // Nobody sends: the sender lives as long as the wait.
