@@ -162,6 +162,9 @@ fn assert_batch<const N: usize>(key: &[u8], bytes: &[u8], count: usize) {
 }
 
 proptest! {
+    // Each case runs every kernel over many lengths.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn l5_fast_is_textbook(
         key in proptest::collection::vec(any::<u8>(), 0..=100),
