@@ -128,21 +128,19 @@ fn fixed_with_a_zero_tells_of_every_packet() {
 /// Changing the bounds may make due what waits (virtio 1.3 section 5.1.6.5.10).
 #[test]
 fn fixed_set_while_something_waits() {
-    let mut bounds = Fixed::new(1000, 64);
-    let due_by = |bounds: &Fixed| Moderator::Fixed(*bounds).due_ns();
-    let mut moderator = Moderator::Fixed(bounds);
+    let mut moderator = fixed(1000, 64);
     moderator.on_packets(0, 10, 600);
-    let Moderator::Fixed(waiting) = &moderator else {
-        unreachable!()
+    let mut due_by = |max_usecs, max_packets| {
+        let Moderator::Fixed(bounds) = &mut moderator else {
+            unreachable!()
+        };
+        bounds.set(max_usecs, max_packets);
+        moderator.due_ns()
     };
-    bounds = *waiting;
-    assert_eq!(due_by(&bounds), Some(MS));
-    bounds.set(1000, 10);
-    assert_eq!(due_by(&bounds), Some(0), "ten are enough now");
-    bounds.set(50, 64);
-    assert_eq!(due_by(&bounds), Some(50 * US));
-    bounds.set(0, 64);
-    assert_eq!(due_by(&bounds), Some(0));
+    assert_eq!(due_by(1000, 64), Some(MS));
+    assert_eq!(due_by(1000, 10), Some(0), "ten are enough now");
+    assert_eq!(due_by(50, 64), Some(50 * US));
+    assert_eq!(due_by(0, 64), Some(0));
 }
 
 #[test]

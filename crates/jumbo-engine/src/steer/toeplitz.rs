@@ -78,8 +78,9 @@ impl HashKernels {
         None
     }
 
-    /// 8 x 8 bit matrices, 64 of them an instruction, if the processor has GFNI and AVX-512 F, BW
-    /// and VBMI. No tables.
+    /// For batches of inputs of 8 and 12 bytes (IPv4) products of bytes with 8 x 8 bit matrices, 64
+    /// an instruction; for all else as [`clmul`](Self::clmul). If the processor has GFNI, AVX-512 F,
+    /// BW and VBMI, and PCLMULQDQ. No tables.
     #[must_use]
     pub fn gfni() -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
@@ -112,19 +113,15 @@ impl fmt::Debug for HashKernels {
 pub(super) struct Prepared {
     /// `tables[at][byte]`: what `byte` at place `at` of the input adds. Empty if nobody reads it.
     tables: Box<[[u32; 256]]>,
-    /// For each 32-bit word of the input: the 63 key bits that meet it, the first at bit 62.
-    pub(super) windows: [u64; WINDOWS],
-    /// For each byte of the key: the 8 x 8 bits whose row `r` is the key from bit `r` of that byte
+    /// For each 32-bit word of the input, by fours: the 63 key bits that meet it, the first at bit 62.
+    pub(super) windows: [[u64; 4]; INPUT_MAX.div_ceil(16)],
+    /// For each of the first bytes of the key: the 8 x 8 bits whose row `r` is the key from bit `r` of that byte
     /// on, as `gf2p8affineqb` wants them.
     pub(super) matrices: Matrices,
 }
 
-/// [`INPUT_MAX`] in words, made up to whole vectors of 16 bytes.
-pub(super) const WINDOWS: usize = INPUT_MAX.next_multiple_of(16) / 4;
-
-/// Key bytes that the longest input meets, less the one behind each that its matrix covers; whole
-/// vectors.
-pub(super) const MATRICES: usize = (INPUT_MAX + 3).next_multiple_of(8);
+/// Two vectors of them: what an input of up to 13 bytes meets. Longer ones do without.
+const MATRICES: usize = 16;
 
 /// On cache lines, so that no load of a vector takes two.
 #[derive(Clone)]
@@ -142,8 +139,9 @@ impl Prepared {
         let byte = |at: usize| key.get(at).copied().unwrap_or(0);
         Self {
             tables,
-            windows: core::array::from_fn(|word| {
-                u64::from_be_bytes(core::array::from_fn(|i| byte(4 * word + i))) >> 1
+            windows: core::array::from_fn(|four| {
+                let word = |at: usize| u64::from_be_bytes(core::array::from_fn(|i| byte(at + i)));
+                core::array::from_fn(|at| word(16 * four + 4 * at) >> 1)
             }),
             matrices: Matrices(core::array::from_fn(|at| {
                 let bits = u16::from_be_bytes([byte(at), byte(at + 1)]);
