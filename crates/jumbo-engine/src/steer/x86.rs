@@ -97,9 +97,18 @@ fn clmul_all(prepared: &Prepared, inputs: &[u8], len: usize, hashes: &mut [u32])
 #[inline]
 #[target_feature(enable = "pclmulqdq,ssse3")]
 fn clmul_12(prepared: &Prepared, input: &[u8; 12]) -> u32 {
-    let mut words = [0; 16];
-    words[..12].copy_from_slice(input);
-    middle(multiply_words::<3>(prepared, 0, vector(&words)))
+    // Word by word: a copy with zeros behind would be stored in pieces and loaded as a whole, which
+    // waits for the stores to reach the cache (11.6 ns instead of 3).
+    let [a, b, c] = *input.as_chunks::<4>().0 else {
+        return 0; // 12 is three times 4
+    };
+    let low = word(b) << 32 | word(a);
+    let words = _mm_set_epi64x(word(c) as i64, low as i64);
+    middle(multiply_words::<3>(prepared, 0, words))
+}
+
+fn word(bytes: [u8; 4]) -> u64 {
+    u64::from(u32::from_le_bytes(bytes))
 }
 
 #[inline]
@@ -109,11 +118,10 @@ fn clmul_36(prepared: &Prepared, input: &[u8; 36]) -> u32 {
     let [first, second] = sixteens else {
         return 0; // 36 is twice 16 and 4
     };
-    let mut last = [0; 16];
-    last[..4].copy_from_slice(rest);
+    let last = word(rest.try_into().unwrap_or([0; 4]));
     let first = multiply_words::<4>(prepared, 0, vector(first));
     let second = multiply_words::<4>(prepared, 1, vector(second));
-    let last = multiply_words::<1>(prepared, 2, vector(&last));
+    let last = multiply_words::<1>(prepared, 2, _mm_set_epi64x(0, last as i64));
     middle(_mm_xor_si128(_mm_xor_si128(first, second), last))
 }
 
@@ -154,25 +162,11 @@ fn multiply_words<const WORDS: usize>(prepared: &Prepared, at: usize, input: __m
 #[target_feature(enable = "ssse3")]
 fn reverse_bytes(bytes: __m128i) -> __m128i {
     // Each nibble reversed, in the high half of the byte; shifted, in the low one.
-    let to_high = _mm_setr_epi8(
-        0x00,
-        0x80u8 as i8,
-        0x40,
-        0xc0u8 as i8,
-        0x20,
-        0xa0u8 as i8,
-        0x60,
-        0xe0u8 as i8,
-        0x10,
-        0x90u8 as i8,
-        0x50,
-        0xd0u8 as i8,
-        0x30,
-        0xb0u8 as i8,
-        0x70,
-        0xf0u8 as i8,
+    let to_high = _mm_set_epi64x(
+        0xf070_b030_d050_9010u64 as i64,
+        0xe060_a020_c040_8000u64 as i64,
     );
-    let to_low = _mm_setr_epi8(0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15);
+    let to_low = _mm_set_epi64x(0x0f07_0b03_0d05_0901, 0x0e06_0a02_0c04_0800);
     let nibble = _mm_set1_epi8(0x0f);
     let low = _mm_and_si128(bytes, nibble);
     let high = _mm_and_si128(_mm_srli_epi16::<4>(bytes), nibble);
