@@ -214,6 +214,29 @@ fn adaptive_comes_down_when_waiting_costs() {
     );
 }
 
+/// A load that no profile changes, worked through `net_dim_decision` by hand: nothing is ever better,
+/// so it turns at each decision, is tired after ten steps, rests for ten decisions, and begins anew.
+#[test]
+fn adaptive_tires_where_there_is_no_hill() {
+    let mut sim = Sim::new(adaptive(), 0);
+    let (mut changes, mut last) = (vec![], sim.profile_usecs());
+    for interrupt in 1..=1500 {
+        sim.stream(MS, MS);
+        assert_eq!(sim.fired_ns.len(), interrupt, "one for each packet");
+        if sim.profile_usecs() != last {
+            last = sim.profile_usecs();
+            changes.push((interrupt, last));
+        }
+    }
+    // Measuring begins with one interrupt and ends 64 later.
+    let mut expected: Vec<_> = (1..=10).map(|n| (65 * n, [8, 1][n % 2])).collect();
+    // One decision that finds it tired and ten of rest; the first of them after a change.
+    let again = 650 + 65 + 10 * 64;
+    expected.push((again, 1));
+    expected.push((again + 65, 8));
+    assert_eq!(changes[..12], expected);
+}
+
 /// Time may begin anywhere, also so near its end that sums would overflow.
 #[test]
 fn any_origin_of_time() {
