@@ -9,7 +9,9 @@
 //! 2. [`parse`] finds the layers; [`vnet`] translates and checks the
 //!    `virtio_net_hdr` that TAP, vhost-user and AF_PACKET put before a packet.
 //! 3. [`coalesce`] merges packets of a flow into super-packets.
-//! 4. [`complete`] does what the receiving side cannot take: [`segment`]ation, checksums.
+//! 4. [`steer`] says which queue or worker a packet belongs to (RSS, RPS, RFS).
+//! 5. [`complete`] does what the receiving side cannot take: [`segment`]ation, checksums.
+//! 6. [`moderate`] says when a queue's owner is to be interrupted.
 //!
 //! [`packet`] and [`pending`] are the values that travel; [`superpacket`] is the
 //! law that coalescing and segmentation share; [`checksum`] is the arithmetic;
@@ -86,8 +88,10 @@ pub mod arena;
 pub mod parse;
 pub mod vnet;
 pub mod coalesce;
+pub mod steer;
 pub mod complete;
 pub mod segment;
+pub mod moderate;
 pub mod packet;
 pub mod pending;
 pub mod superpacket;
