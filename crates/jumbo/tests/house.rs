@@ -51,11 +51,18 @@ fn crates_depend_only_along_the_arrows() {
         ("jumbo-engine", vec![]),
         ("jumbo-testkit", vec![]),
         ("jumbo-lab", vec![]),
+        ("jumbo-host", vec![]),
         ("jumbo-ports", vec!["jumbo-engine"]),
         ("jumbo-switch", vec!["jumbo-engine", "jumbo-ports"]),
         (
             "jumbo",
-            vec!["jumbo-engine", "jumbo-lab", "jumbo-ports", "jumbo-switch"],
+            vec![
+                "jumbo-engine",
+                "jumbo-host",
+                "jumbo-lab",
+                "jumbo-ports",
+                "jumbo-switch",
+            ],
         ),
     ]);
     let folders = std::fs::read_dir(root().join("crates")).expect("crates/");
