@@ -2,13 +2,14 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// One datum of a snapshot.
 ///
 /// `Known(None)` of a `Datum<Option<T>>` means the kernel said that there is no such thing (a TAP has no rings); that
 /// is knowledge. Unknown means nobody could say, and never counts as fine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Datum<T> {
     /// Read.
@@ -84,6 +85,32 @@ impl<T> Datum<T> {
                 source,
             },
             Self::Unknown { unknown } => Datum::Unknown { unknown },
+        }
+    }
+}
+
+/// How a datum is written. Not serde's own untagged form, which cannot read maps with numbers as keys.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, bound(deserialize = "T: Deserialize<'de>"))]
+struct Form<T> {
+    #[serde(default, deserialize_with = "given")]
+    value: Option<T>,
+    source: Option<String>,
+    unknown: Option<String>,
+}
+
+/// A `null` that is there is a value; only what is left out is none.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Datum<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let form = Form::deserialize(from)?;
+        match (form.value, form.source, form.unknown) {
+            (Some(value), Some(source), None) => Ok(Self::Known { value, source }),
+            (None, None, Some(unknown)) => Ok(Self::Unknown { unknown }),
+            _ => Err(D::Error::custom("a datum has value and source, or unknown")),
         }
     }
 }

@@ -23,7 +23,7 @@ pub use registry::{all, by_id};
 mod prelude {
     pub(crate) use super::framework::*;
     #[cfg(test)]
-    pub(crate) use super::scene::{Cases, Scene};
+    pub(crate) use super::scene::Cases;
     pub(crate) use crate::snapshot::{Device, Snapshot};
 }
 
@@ -40,12 +40,76 @@ macro_rules! family {
 }
 
 mod tap;
+mod gst;
+mod lro;
+mod gro;
+mod seg;
+mod csm;
+mod coa;
+mod rng;
+mod sft;
+mod nap;
+mod rss;
+mod str;
+mod irq;
+mod mtu;
+mod big;
+mod xdp;
+mod cap;
+mod pci;
+mod brg;
+mod toe;
 
 /// Families in the order of the report.
-static FAMILIES: &[&[Rule]] = &[tap::RULES];
+static FAMILIES: &[&[Rule]] = &[
+    tap::RULES,
+    gst::RULES,
+    lro::RULES,
+    gro::RULES,
+    seg::RULES,
+    csm::RULES,
+    coa::RULES,
+    rng::RULES,
+    sft::RULES,
+    nap::RULES,
+    rss::RULES,
+    str::RULES,
+    irq::RULES,
+    mtu::RULES,
+    big::RULES,
+    xdp::RULES,
+    cap::RULES,
+    pci::RULES,
+    brg::RULES,
+    toe::RULES,
+];
 
 /// The test hosts of every rule.
 #[cfg(test)]
 fn cases() -> impl Iterator<Item = (&'static str, scene::Cases)> {
-    [tap::CASES].into_iter().flatten().copied()
+    [
+        tap::CASES,
+        gst::CASES,
+        lro::CASES,
+        gro::CASES,
+        seg::CASES,
+        csm::CASES,
+        coa::CASES,
+        rng::CASES,
+        sft::CASES,
+        nap::CASES,
+        rss::CASES,
+        str::CASES,
+        irq::CASES,
+        mtu::CASES,
+        big::CASES,
+        xdp::CASES,
+        cap::CASES,
+        pci::CASES,
+        brg::CASES,
+        toe::CASES,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
 }

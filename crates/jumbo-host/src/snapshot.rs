@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::datum::Datum;
+use crate::datum::{Datum, Unknown};
 
 /// Version of the recorded form. It changes when a field changes its meaning; new fields have defaults.
 pub const VERSION: u32 = 1;
@@ -40,8 +40,8 @@ pub struct Snapshot {
     pub initial_namespace: Datum<bool>,
     /// Processors.
     pub cpus: Cpus,
-    /// Files below `/proc/sys`, by their dotted name.
-    pub sysctls: BTreeMap<String, Datum<String>>,
+    /// Files below `/proc/sys`, by their dotted name; None for what this kernel or namespace does not have.
+    pub sysctls: BTreeMap<String, Datum<Option<String>>>,
     /// `/proc/net/softnet_stat`.
     pub softnet: Datum<Vec<SoftnetCpu>>,
     /// The NET_RX line of `/proc/softirqs`, by processor.
@@ -87,28 +87,37 @@ impl Snapshot {
         self.devices.iter().filter(above)
     }
 
-    /// A sysctl as a number.
-    pub fn sysctl(&self, name: &str) -> Result<u64, crate::datum::Unknown> {
-        let unknown = |reason: String| crate::datum::Unknown(reason);
+    /// A sysctl as a number; None where the kernel or the namespace does not have it.
+    pub fn sysctl_if_any(&self, name: &str) -> Result<Option<u64>, Unknown> {
         let datum = self
             .sysctls
             .get(name)
-            .ok_or_else(|| unknown(format!("sysctl {name} was not read")))?;
-        let text = datum.get()?;
-        text.parse()
-            .map_err(|_| unknown(format!("{}: `{text}` is no number", datum.source())))
+            .ok_or_else(|| Unknown(format!("sysctl {name} was not read")))?;
+        let number = |text: &String| {
+            text.parse()
+                .map_err(|_| Unknown(format!("{}: `{text}` is no number", datum.source())))
+        };
+        datum.get()?.as_ref().map(number).transpose()
+    }
+
+    /// A sysctl as a number; that it is missing makes it unknown.
+    pub fn sysctl(&self, name: &str) -> Result<u64, Unknown> {
+        let missing = || {
+            Unknown(format!(
+                "sysctl {name} does not exist in this network namespace"
+            ))
+        };
+        self.sysctl_if_any(name)?.ok_or_else(missing)
     }
 
     /// The kernel's version, for "since" and "until"; `(0, 0)` never occurs.
-    pub fn kernel_version(&self) -> Result<(u32, u32), crate::datum::Unknown> {
+    pub fn kernel_version(&self) -> Result<(u32, u32), Unknown> {
         let text = self.kernel.get()?;
         let mut parts = text.split(|c: char| !c.is_ascii_digit());
         let mut number = || parts.next().and_then(|part| part.parse().ok());
         match (number(), number()) {
             (Some(major), Some(minor)) => Ok((major, minor)),
-            _ => Err(crate::datum::Unknown(format!(
-                "`{text}` is no kernel version"
-            ))),
+            _ => Err(Unknown(format!("`{text}` is no kernel version"))),
         }
     }
 }

@@ -31,11 +31,11 @@ const SYSCTLS: [&str; 14] = [
 /// Everything but devices and processes.
 pub(super) fn read(files: &Files) -> Snapshot {
     let sysctl = |name: &&str| {
-        (
-            name.to_string(),
-            files.proc(&format!("sys/{}", name.replace('.', "/"))),
-        )
+        let path = format!("sys/{}", name.replace('.', "/"));
+        let value = optional(files.proc(&path), &format!("/proc/{path}"));
+        (name.to_string(), value)
     };
+
     Snapshot {
         uptime_ms: uptime_ms(files),
         hostname: files.proc("sys/kernel/hostname"),

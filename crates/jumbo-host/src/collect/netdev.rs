@@ -60,6 +60,7 @@ fn napis(family: &io::Result<Family>) -> io::Result<Vec<(u32, Vec<Napi>)>> {
             pid: small(4),
             defer_hard_irqs: small(5),
             gro_flush_timeout_ns: number(6).and_then(|attribute| attribute.u64()),
+            thread_cpus: None,
         });
     }
     Ok(by_device.into_iter().collect())

@@ -38,6 +38,23 @@ pub(super) fn fill(devices: &mut [Device], files: &Files, host: &mut Snapshot) {
     };
     for device in devices {
         device.owners = owners.of(&device.name);
+        napi_threads(device, files);
+    }
+}
+
+/// Where the threads of threaded NAPIs may run.
+fn napi_threads(device: &mut Device, files: &Files) {
+    let Datum::Known { value: napis, .. } = &mut device.napis else {
+        return;
+    };
+    for napi in napis {
+        let status = napi.pid.map(|pid| files.proc(&format!("{pid}/status")));
+        let text = status.as_ref().and_then(|status| status.ok());
+        let line = text.and_then(|text| {
+            text.lines()
+                .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        });
+        napi.thread_cpus = line.and_then(|list| list.parse().ok());
     }
 }
 

@@ -75,7 +75,7 @@ impl Scene {
         let source = format!("/proc/sys/{}", name.replace('.', "/"));
         self.now
             .sysctls
-            .insert(name.into(), Datum::known(value.into(), source));
+            .insert(name.into(), Datum::known(Some(value.into()), source));
         self
     }
 
@@ -115,7 +115,7 @@ fn host() -> Snapshot {
         ("net.bridge.bridge-nf-call-iptables", "0"),
         ("net.bridge.bridge-nf-call-ip6tables", "0"),
     ];
-    let sysctl = |(name, value): (&str, &str)| (name.to_owned(), read(value.to_owned()));
+    let sysctl = |(name, value): (&str, &str)| (name.to_owned(), read(Some(value.to_owned())));
     Snapshot {
         version: VERSION,
         uptime_ms: 1_000_000,

@@ -229,7 +229,7 @@ pub struct Rss {
 }
 
 /// A NAPI instance (netdev family, napi-get).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Napi {
     /// Its id.
@@ -242,6 +242,8 @@ pub struct Napi {
     pub defer_hard_irqs: Option<u32>,
     /// Nanoseconds GRO may hold packets (Linux 6.13).
     pub gro_flush_timeout_ns: Option<u64>,
+    /// Where its thread may run, when it is threaded and the thread can be seen.
+    pub thread_cpus: Option<CpuSet>,
 }
 
 /// What a PCI Express slot gives, and what the device could take.
