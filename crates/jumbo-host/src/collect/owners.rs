@@ -37,7 +37,11 @@ pub(super) fn fill(devices: &mut [Device], files: &Files, host: &mut Snapshot) {
         },
     };
     for device in devices {
-        device.owners = owners.of(&device.name);
+        device.owners = match device.up && !device.carrier {
+            // Somebody's device of the same name, in another namespace.
+            true => Datum::known(Vec::new(), "rtnetlink IFLA_CARRIER"),
+            false => owners.of(&device.name),
+        };
         napi_threads(device, files);
     }
 }
@@ -66,16 +70,24 @@ fn programs(files: &Files, pids: &[u32]) -> BTreeMap<u32, String> {
 /// What was seen, and why it may not be all.
 #[derive(Debug, Default)]
 struct Scan {
-    owners: BTreeMap<String, Vec<Owner>>,
+    /// By device, with whether the program is in our namespace.
+    owners: BTreeMap<String, Vec<(bool, Owner)>>,
     hidden: Option<String>,
 }
 
 impl Scan {
     /// Owners that were seen are known; that there are none is known only when everything was seen.
+    ///
+    /// fdinfo has the device's name but not its namespace. A program in our namespace is meant first; one elsewhere
+    /// only when there is no other, since a program may open a device and move away.
     fn of(&self, device: &str) -> Datum<Vec<Owner>> {
         let source = "/proc/*/fdinfo";
         match (self.owners.get(device), &self.hidden) {
-            (Some(owners), _) => Datum::known(owners.clone(), source),
+            (Some(owners), _) => {
+                let some_here = owners.iter().any(|(here, _)| *here);
+                let meant = owners.iter().filter(|(here, _)| *here || !some_here);
+                Datum::known(meant.map(|(_, owner)| owner.clone()).collect(), source)
+            }
             (None, Some(hidden)) => Datum::unknown(hidden),
             (None, None) => Datum::known(Vec::new(), source),
         }
@@ -84,12 +96,15 @@ impl Scan {
 
 fn scan(files: &Files, programs: &BTreeMap<u32, String>) -> Scan {
     let mut scan = Scan::default();
+    let ours = files.proc_link("thread-self/ns/net");
     for (pid, program) in programs {
         match tun_devices(files, *pid) {
             Ok(found) => {
                 for (device, fds) in found {
                     let owner = owner(files, programs, *pid, program, fds);
-                    scan.owners.entry(device).or_default().push(owner);
+                    let theirs = files.proc_link(&format!("{pid}/ns/net"));
+                    let here = theirs.ok().is_some() && theirs.ok() == ours.ok();
+                    scan.owners.entry(device).or_default().push((here, owner));
                 }
             }
             Err(reason) => scan.hidden = Some(reason),
