@@ -13,6 +13,9 @@ use crate::waiver::{Date, Waiver};
 /// Names the form of [`Report`] as JSON. It changes when a key changes its meaning; keys may be added.
 pub const SCHEMA: &str = "jumbo-check/1";
 
+/// JSON Schema (draft 2020-12) of [`Report`].
+pub const JSON_SCHEMA: &str = include_str!("check/schema.json");
+
 /// What to look at, and how to judge.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
@@ -324,3 +327,6 @@ fn blank(rule: &Rule, device: Option<&Device>, status: Status) -> Finding {
         waiver: None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -243,6 +243,9 @@ pub(crate) struct CheckArgs {
     /// Check a recorded host instead of this one; - for stdin
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) from: Option<PathBuf>,
+    /// Print the JSON Schema of the --json form and check nothing
+    #[arg(long)]
+    pub(crate) schema: bool,
 }
 
 pub(crate) const CHECK_HELP: &str = "\

@@ -20,6 +20,10 @@ use crate::output;
 
 /// Reads, judges and shows.
 pub(crate) fn run(args: &CheckArgs, format: Format) -> Result<Outcome, CliError> {
+    if args.schema {
+        output::print_text(check::JSON_SCHEMA)?;
+        return Ok(Outcome::Fine);
+    }
     for name in &args.rules {
         known_rule(name)?;
     }

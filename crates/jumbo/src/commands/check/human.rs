@@ -51,16 +51,21 @@ fn title(device: &DeviceSummary) -> String {
     if !device.owners.is_empty() {
         let _ = write!(title, ", open in {}", device.owners.join(", "));
     }
-    let off = device
+    let off: Vec<_> = device
         .receive_coalescing
         .iter()
-        .filter(|family| !family.operational);
-    for family in off {
+        .filter(|family| !family.operational)
+        .collect();
+    if let Some(first) = off.first() {
+        let which = if off.len() > 1 {
+            String::new()
+        } else {
+            format!(" for {}", first.family)
+        };
         let _ = write!(
             title,
-            ", no receive coalescing for {}: {}",
-            family.family,
-            family.failure_reason.words()
+            ", no receive coalescing{which}: {}",
+            first.failure_reason.words()
         );
     }
     title
