@@ -79,8 +79,8 @@ pub fn verdict(device: &Device) -> Result<FailureReason, Unknown> {
     let [checksum, tso4, tso6] = [CHECKSUM, TSO4, TSO6].map(|name| features.get(name));
     let header = device.tun.as_ref().is_some_and(|tun| tun.vnet_header);
     Ok(match () {
-        // The carrier of a link that is down says nothing.
-        () if device.up && !device.carrier => FailureReason::NoReader,
+        // Attaching a queue sets the carrier and detaching the last clears it, also of a link that is down.
+        () if !device.carrier => FailureReason::NoReader,
         () if !header => FailureReason::NoVnetHeader,
         () if checksum.active && tso4.active && tso6.active => FailureReason::NoFailure,
         () if checksum.active => FailureReason::PartialNegotiation,

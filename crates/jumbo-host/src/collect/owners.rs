@@ -37,7 +37,7 @@ pub(super) fn fill(devices: &mut [Device], files: &Files, host: &mut Snapshot) {
         },
     };
     for device in devices {
-        device.owners = match device.up && !device.carrier {
+        device.owners = match device.kind == "tun" && !device.carrier {
             // Somebody's device of the same name, in another namespace.
             true => Datum::known(Vec::new(), "rtnetlink IFLA_CARRIER"),
             false => owners.of(&device.name),

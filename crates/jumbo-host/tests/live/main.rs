@@ -200,6 +200,11 @@ fn each_verdict_on_a_tap_is_real() -> Result {
         ns.links()?.up(name)?;
         Ok(file)
     };
+    // Also of a link that is still down.
+    let down = ns.run(|| sys::open_tap("t9", libc::IFF_VNET_HDR, true))??;
+    assert_eq!(verdict("t9")?, FailureReason::GuestNotRequested);
+    drop(down);
+    assert_eq!(verdict("t9")?, FailureReason::NoReader);
     let silent = open("t0", libc::IFF_VNET_HDR, true)?;
     assert_eq!(verdict("t0")?, FailureReason::GuestNotRequested);
     drop(silent);

@@ -45,12 +45,11 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
         return NOT_APPLICABLE;
     };
     let features = device.features.get()?;
-    let read = !device.up || device.carrier;
     let active = [CHECKSUM, TSO4, TSO6]
         .into_iter()
         .find(|name| features.active(name));
     match active {
-        Some(name) if read && !tun.vnet_header => Fault::new(format!(
+        Some(name) if device.carrier && !tun.vnet_header => Fault::new(format!(
             "the reader of {} gets unfinished packets and cannot know it",
             device.name
         ))
