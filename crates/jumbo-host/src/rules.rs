@@ -52,6 +52,7 @@ mod nap;
 mod rss;
 mod str;
 mod irq;
+mod num;
 mod mtu;
 mod big;
 mod xdp;
@@ -75,6 +76,7 @@ static FAMILIES: &[&[Rule]] = &[
     rss::RULES,
     str::RULES,
     irq::RULES,
+    num::RULES,
     mtu::RULES,
     big::RULES,
     xdp::RULES,
@@ -101,6 +103,7 @@ fn cases() -> impl Iterator<Item = (&'static str, scene::Cases)> {
         rss::CASES,
         str::CASES,
         irq::CASES,
+        num::CASES,
         mtu::CASES,
         big::CASES,
         xdp::CASES,

@@ -222,6 +222,20 @@ fn rss(answer: &[u8]) -> Rss {
             .filter_map(|word| word.first_chunk().copied())
             .map(u32::from_ne_bytes)
             .collect(),
+        udp_by_ports: find(8).and_then(|hash| udp_by_ports(&hash)),
         key_is_zero: find(5).map(|key| key.value.iter().all(|byte| *byte == 0)),
     }
+}
+
+/// RXH_L4_B_0_1 and RXH_L4_B_2_3 (include/uapi/linux/ethtool.h): both ports.
+const PORTS: u64 = 1 << 6 | 1 << 7;
+
+/// Whether all UDP (ETHTOOL_A_FLOW_UDP4, _UDP6) is hashed with ports; None where the driver lists none. Linux 6.17.
+fn udp_by_ports(hash: &Attribute<'_>) -> Option<bool> {
+    let udp = hash.nested().filter(|flow| matches!(flow.kind, 6 | 7));
+    let by_ports: Vec<bool> = udp
+        .filter_map(|flow| flow.u64())
+        .map(|fields| fields & PORTS == PORTS)
+        .collect();
+    (!by_ports.is_empty()).then(|| by_ports.iter().all(|yes| *yes))
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::files::Files;
+use crate::cpus::CpuSet;
 use crate::datum::Datum;
 use crate::snapshot::{Device, Owner, Snapshot};
 
@@ -52,13 +53,9 @@ fn napi_threads(device: &mut Device, files: &Files) {
         return;
     };
     for napi in napis {
-        let status = napi.pid.map(|pid| files.proc(&format!("{pid}/status")));
-        let text = status.as_ref().and_then(|status| status.ok());
-        let line = text.and_then(|text| {
-            text.lines()
-                .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
-        });
-        napi.thread_cpus = line.and_then(|list| list.parse().ok());
+        napi.thread_cpus = napi
+            .pid
+            .and_then(|pid| cpus_allowed(files, &pid.to_string()));
     }
 }
 
@@ -157,20 +154,53 @@ fn owner(
 ) -> Owner {
     let tasks = files.proc_names(&format!("{pid}/task"));
     let tasks = tasks.ok().cloned().unwrap_or_default();
-    let threads: Vec<String> = tasks
+    let vhost_name = format!("vhost-{pid}");
+    let name_of = |task: &String| files.proc(&format!("{pid}/task/{task}/comm")).ok().cloned();
+    let threads: Vec<(String, String)> = tasks
         .iter()
-        .filter_map(|task| files.proc(&format!("{pid}/task/{task}/comm")).ok().cloned())
+        .filter_map(|task| Some((name_of(task)?, format!("{pid}/task/{task}"))))
         .collect();
-    let vhost = format!("vhost-{pid}");
-    let vcpus = threads.iter().filter(|name| is_vcpu(name)).count();
+    // A thread of the program since Linux 6.4 (vhost_task), a kernel thread of its own before.
+    let kernel_threads = programs.iter().filter(|(_, name)| **name == vhost_name);
+    let kernel_threads = kernel_threads.map(|(pid, _)| pid.to_string());
+    let own = threads
+        .iter()
+        .filter(|(name, _)| *name == vhost_name)
+        .map(|(_, folder)| folder.clone());
+    let vhost: Vec<String> = own.chain(kernel_threads).collect();
+    let vcpus: Vec<String> = threads
+        .iter()
+        .filter(|(name, _)| is_vcpu(name))
+        .map(|(_, folder)| folder.clone())
+        .collect();
     Owner {
         pid,
         program: program.to_owned(),
         fds,
-        vcpus: u32::try_from(vcpus).unwrap_or(u32::MAX),
-        // A kernel thread of its own, or a thread of the program since Linux 6.4 (vhost_task).
-        vhost: programs.values().any(|name| *name == vhost) || threads.contains(&vhost),
+        vcpus: u32::try_from(vcpus.len()).unwrap_or(u32::MAX),
+        vhost: !vhost.is_empty(),
+        vcpu_cpus: allowed(files, &vcpus),
+        vhost_cpus: allowed(files, &vhost),
     }
+}
+
+/// Where these threads may run, all together; None without threads, or where one cannot be read.
+fn allowed(files: &Files, folders: &[String]) -> Option<CpuSet> {
+    let sets: Option<Vec<CpuSet>> = folders
+        .iter()
+        .map(|folder| cpus_allowed(files, folder))
+        .collect();
+    sets.filter(|sets| !sets.is_empty())
+        .map(|sets| sets.iter().fold(CpuSet::default(), |all, one| all.or(one)))
+}
+
+fn cpus_allowed(files: &Files, folder: &str) -> Option<CpuSet> {
+    let status = files.proc(&format!("{folder}/status"));
+    let line = status
+        .ok()?
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    line?.parse().ok()
 }
 
 /// QEMU: `CPU 0/KVM` (with `-name debug-threads=on`, as libvirt sets it); cloud-hypervisor: `vcpu0`; Firecracker:

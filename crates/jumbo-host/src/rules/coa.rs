@@ -3,5 +3,6 @@
 mod coa001;
 mod coa002;
 mod coa003;
+mod coa004;
 
-family!("coa": coa001 coa002 coa003);
+family!("coa": coa001 coa002 coa003 coa004);

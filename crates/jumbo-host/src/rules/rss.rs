@@ -4,10 +4,11 @@ mod rss001;
 mod rss002;
 mod rss003;
 mod rss004;
+mod rss005;
 mod rss007;
 mod rss008;
 
-family!("rss": rss001 rss002 rss003 rss004 rss007 rss008);
+family!("rss": rss001 rss002 rss003 rss004 rss005 rss007 rss008);
 
 use std::collections::BTreeMap;
 

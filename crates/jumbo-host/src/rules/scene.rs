@@ -279,6 +279,7 @@ fn nic() -> Device {
         rss: read(Some(Rss {
             indirection: (0..128).map(|bucket| bucket % 4).collect(),
             key_is_zero: Some(false),
+            ..Default::default()
         })),
         napis: read(
             (0..4)
@@ -343,6 +344,7 @@ fn tap() -> Device {
             fds: 2,
             vcpus: 2,
             vhost: true,
+            ..Default::default()
         }]),
         rx_queues: read((0..2).map(rx_queue).collect()),
         tx_queues: read((0..2).map(tx_queue).collect()),

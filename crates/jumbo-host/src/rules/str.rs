@@ -2,12 +2,14 @@
 
 mod str001;
 mod str002;
+mod str003;
 mod str004;
 mod str005;
 mod str006;
 mod str008;
+mod str009;
 
-family!("str": str001 str002 str004 str005 str006 str008);
+family!("str": str001 str002 str003 str004 str005 str006 str008 str009);
 
 use crate::cpus::CpuSet;
 use crate::datum::Unknown;

@@ -9,11 +9,12 @@ mod tap006;
 mod tap007;
 mod tap008;
 mod tap009;
+mod tap010;
 mod tap011;
 mod tap012;
 mod tap013;
 
-family!("tap": tap001 tap002 tap003 tap004 tap005 tap006 tap007 tap008 tap009 tap011 tap012 tap013);
+family!("tap": tap001 tap002 tap003 tap004 tap005 tap006 tap007 tap008 tap009 tap010 tap011 tap012 tap013);
 
 use super::framework::{Fault, Layer};
 use crate::snapshot::Device;

@@ -226,6 +226,8 @@ pub struct Rss {
     /// Every byte of the hash key is zero; None when the driver shows no key. The key itself is a secret and is not
     /// recorded.
     pub key_is_zero: Option<bool>,
+    /// UDP of both IP versions is hashed with its ports; None where kernel (before 6.17) or driver does not say.
+    pub udp_by_ports: Option<bool>,
 }
 
 /// A NAPI instance (netdev family, napi-get).
@@ -296,4 +298,8 @@ pub struct Owner {
     pub vcpus: u32,
     /// A `vhost-PID` thread serves it.
     pub vhost: bool,
+    /// Where its virtual processors may run, all together.
+    pub vcpu_cpus: Option<CpuSet>,
+    /// Where its vhost threads may run.
+    pub vhost_cpus: Option<CpuSet>,
 }

@@ -75,6 +75,6 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
 #[cfg(test)]
 pub(super) const CASES: Cases = Cases {
     fires: |scene| affinity(scene, |_| 0),
-    with: &[],
+    with: &["STR009"],
     silent: |scene| affinity(scene, |queue| queue % 2),
 };

@@ -29,6 +29,7 @@ fn table(scene: &mut super::super::scene::Scene, indirection: Vec<u32>) {
     let rss = crate::snapshot::Rss {
         indirection,
         key_is_zero: Some(false),
+        ..Default::default()
     };
     scene.device("eth0").rss = crate::datum::Datum::known(Some(rss), "scene");
 }

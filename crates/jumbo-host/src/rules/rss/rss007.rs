@@ -28,6 +28,7 @@ fn zero(scene: &mut super::super::scene::Scene, key_is_zero: Option<bool>) {
     let rss = crate::snapshot::Rss {
         indirection,
         key_is_zero,
+        ..Default::default()
     };
     scene.device("eth0").rss = crate::datum::Datum::known(Some(rss), "scene");
 }

@@ -35,6 +35,7 @@ fn one(program: &str, vhost: bool) -> Datum<Vec<Owner>> {
         fds: 2,
         vcpus: 2,
         vhost,
+        ..Owner::default()
     };
     Datum::known(vec![owner], "scene")
 }
