@@ -232,7 +232,7 @@ fn rules_page() -> String {
 
 #[test]
 fn rules_page_is_fresh() {
-    let path = root().join("docs/rules.md");
+    let path = root().join("docs/checks.md");
     let page = rules_page();
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&path, &page).expect("docs/ can be written");
@@ -240,6 +240,6 @@ fn rules_page_is_fresh() {
     assert_eq!(
         read(&path),
         page,
-        "docs/rules.md is stale: UPDATE_DOCS=1 cargo test -p jumbo --test house"
+        "docs/checks.md is stale: UPDATE_DOCS=1 cargo test -p jumbo --test house"
     );
 }

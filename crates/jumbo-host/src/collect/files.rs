@@ -44,6 +44,21 @@ impl Files {
         read(&self.roots.sys.join(path), format!("/sys/{path}"))
     }
 
+    /// What is missing is known to be none; what cannot be read otherwise stays unknown. Without procfs or sysfs
+    /// everything is missing, and nothing is known.
+    pub(super) fn optional<T>(&self, datum: Datum<T>, source: &str) -> Datum<Option<T>> {
+        let mounted = match source.starts_with("/proc") {
+            true => self.roots.proc.join("sys").is_dir(),
+            false => self.roots.sys.join("class").is_dir(),
+        };
+        match datum {
+            Datum::Unknown { unknown } if mounted && unknown.contains("(os error 2)") => {
+                Datum::known(None, source)
+            }
+            other => other.map(Some),
+        }
+    }
+
     /// Names in a folder below `/proc`, sorted.
     pub(super) fn proc_names(&self, path: &str) -> Datum<Vec<String>> {
         Datum::from_result(names(&self.roots.proc.join(path)), format!("/proc/{path}"))
@@ -100,15 +115,5 @@ pub(super) fn parsed_by<T, E: Display>(
             Err(error) => Datum::unknown(format_args!("{source}: {error}")),
         },
         Datum::Unknown { unknown } => Datum::Unknown { unknown },
-    }
-}
-
-/// What is missing is known to be none; what cannot be read otherwise stays unknown.
-pub(super) fn optional<T>(datum: Datum<T>, source: &str) -> Datum<Option<T>> {
-    match datum {
-        Datum::Unknown { unknown } if unknown.contains("(os error 2)") => {
-            Datum::known(None, source)
-        }
-        other => other.map(Some),
     }
 }

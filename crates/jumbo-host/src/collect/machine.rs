@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::files::{Files, optional, parsed, parsed_by};
+use super::files::{Files, parsed, parsed_by};
 use crate::cpus::CpuSet;
 use crate::datum::Datum;
 use crate::snapshot::{CpuTicks, Cpus, Irq, Protocols, Snapshot, SoftnetCpu};
@@ -32,7 +32,7 @@ const SYSCTLS: [&str; 14] = [
 pub(super) fn read(files: &Files) -> Snapshot {
     let sysctl = |name: &&str| {
         let path = format!("sys/{}", name.replace('.', "/"));
-        let value = optional(files.proc(&path), &format!("/proc/{path}"));
+        let value = files.optional(files.proc(&path), &format!("/proc/{path}"));
         (name.to_string(), value)
     };
 
@@ -66,7 +66,9 @@ fn uptime_ms(files: &Files) -> u64 {
 /// `/proc/1/ns/net` would need privileges.
 fn initial_namespace(files: &Files) -> Datum<bool> {
     let path = "sys/net/core/netdev_max_backlog";
-    optional(files.proc(path), &format!("/proc/{path}")).map(|text| text.is_some())
+    files
+        .optional(files.proc(path), &format!("/proc/{path}"))
+        .map(|text| text.is_some())
 }
 
 fn cpus(files: &Files) -> Cpus {
@@ -274,7 +276,7 @@ pub(super) fn counter(text: &str, group: &str, name: &str) -> u64 {
 }
 
 fn iscsi_sessions(files: &Files) -> Datum<u32> {
-    let sessions = optional(
+    let sessions = files.optional(
         files.sys_names("class/iscsi_session"),
         "/sys/class/iscsi_session",
     );

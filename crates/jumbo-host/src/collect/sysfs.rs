@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::files::{Files, optional, parsed, parsed_by};
+use super::files::{Files, parsed, parsed_by};
 use crate::cpus::CpuSet;
 use crate::datum::Datum;
 use crate::snapshot::{Device, PciLink, RxQueue, Snapshot, TxQueue};
@@ -171,7 +171,9 @@ fn forwarding(files: &Files, family: &str, name: &str) -> Datum<bool> {
     let text = files.proc(&format!("sys/net/{family}/conf/{name}/forwarding"));
     // Without IPv6 there is no such folder, and no forwarding.
     let path = format!("/proc/sys/net/{family}/conf/{name}/forwarding");
-    optional(text, &path).map(|text| text.as_deref() == Some("1"))
+    files
+        .optional(text, &path)
+        .map(|text| text.as_deref() == Some("1"))
 }
 
 fn yes_or_no(text: &str) -> Result<bool, &'static str> {
@@ -213,7 +215,7 @@ fn tx_queues(files: &Files, base: &str) -> Datum<Vec<TxQueue>> {
         let xps_cpus = parsed_by(files.sys(&path), CpuSet::from_mask);
         TxQueue {
             queue,
-            xps_cpus: optional(xps_cpus, &format!("/sys/{path}")),
+            xps_cpus: files.optional(xps_cpus, &format!("/sys/{path}")),
         }
     };
     queue_numbers(files, base, "tx-").map(|numbers| numbers.into_iter().map(one).collect())

@@ -61,6 +61,10 @@ fn main() -> ExitCode {
                 without_its_own_sysfs_much_is_unknown,
             ),
             LabTest::new(
+                "without_procfs_and_sysfs_nothing_passes_by_them",
+                without_procfs_and_sysfs_nothing_passes_by_them,
+            ),
+            LabTest::new(
                 "features_agree_with_the_ethtool_program",
                 features_agree_with_the_ethtool_program,
             ),
@@ -436,6 +440,40 @@ fn without_its_own_sysfs_much_is_unknown() -> Result {
         .iter()
         .filter(|finding| finding.status == Status::Unknown);
     assert!(unknown.filter(|finding| finding.id == "NAP001").count() > 0);
+    Ok(())
+}
+
+/// Folders without the files are not a host without the settings.
+fn without_procfs_and_sysfs_nothing_passes_by_them() -> Result {
+    let ns = veth()?;
+    let links = ns.links()?;
+    links.add_bridge("br0")?;
+    let nowhere = Roots {
+        proc: "/nonexistent/proc".into(),
+        sys: "/nonexistent/sys".into(),
+    };
+    let snapshot = ns.run(|| collect(&nowhere))??;
+    assert!(
+        snapshot.iscsi_sessions.get().is_err()
+            && snapshot.sysctls.values().all(|value| value.get().is_err())
+    );
+    let report = judge(&snapshot);
+    for (device, id) in [
+        (Some("br0"), "BRG001"),
+        (Some("v0"), "NAP001"),
+        (None, "NAP005"),
+        (None, "CAP001"),
+    ] {
+        let finding = report
+            .findings
+            .iter()
+            .find(|finding| finding.id == id && finding.device.as_deref() == device);
+        assert_eq!(
+            finding.map(|finding| finding.status),
+            Some(Status::Unknown),
+            "{id}"
+        );
+    }
     Ok(())
 }
 
