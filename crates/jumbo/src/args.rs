@@ -70,6 +70,9 @@ pub(crate) enum Command {
     /// Show each port of the running switch, a line each; with --json its offloads and reasons too
     Ports(ClientArgs),
     Replay(ReplayArgs),
+    Check(CheckArgs),
+    Explain(ExplainArgs),
+    Record(RecordArgs),
     Man(ManArgs),
     Completions(CompletionsArgs),
 }
@@ -210,6 +213,106 @@ impl std::str::FromStr for Burst {
                 .map_err(|_| "give a number from 1 on, or all".into()),
         }
     }
+}
+
+/// Find what is wrong with this host's network offloads, with the evidence and the fix
+///
+/// Reads the kernel's own interfaces and changes nothing. Works without root; what an ordinary user may not see is
+/// reported as unknown, never as fine.
+#[derive(Debug, Args)]
+#[command(after_help = CHECK_HELP)]
+pub(crate) struct CheckArgs {
+    /// Only this device (may be repeated)
+    #[arg(long = "device", visible_alias = "dev", value_name = "NAME")]
+    pub(crate) devices: Vec<String>,
+    /// Only this rule or family, TAP001 or TAP (may be repeated)
+    #[arg(long = "rule", value_name = "ID")]
+    pub(crate) rules: Vec<String>,
+    /// Leave out what is less severe
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub(crate) severity: Level,
+    /// End with exit code 1 only from this severity on
+    #[arg(long, value_name = "LEVEL", default_value = "warning")]
+    pub(crate) fail_on: Level,
+    /// Seconds between two readings, for what only a change shows; 0 for one reading
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=3600))]
+    pub(crate) sample: u32,
+    /// What the host is for [default: guessed]
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) profile: Option<ProfileName>,
+    /// Profile and waivers [default: /etc/jumbo/check.toml, if it exists]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    /// Check a recorded host instead of this one; - for stdin
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) from: Option<PathBuf>,
+    /// Print the JSON Schema of the --json form and check nothing
+    #[arg(long)]
+    pub(crate) schema: bool,
+}
+
+pub(crate) const CHECK_HELP: &str = "\
+Exit code 1 when there is a finding of --fail-on or worse that is not waived; checks that could not be made are
+listed as unknown and do not count.
+
+The configuration:
+  profile = \"vm-host\"
+
+  [[waive]]
+  id = \"IRQ002\"
+  device = \"eth2\"          # all devices without it
+  reason = \"on purpose: the near node is full\"
+  until = \"2027-01-31\"     # for ever without it
+
+On another host: ssh HOST jumbo record | jumbo check --from -";
+
+/// How severe, from the least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Level {
+    /// Context, or an opportunity
+    Info,
+    /// Measurable loss
+    Warning,
+    /// Major loss, or a set-up that cannot work
+    Error,
+    /// Wrong or lost data, or an outage
+    Critical,
+}
+
+/// What a host is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProfileName {
+    /// Virtual machines behind TAPs
+    VmHost,
+    /// Forwards between networks
+    Router,
+    /// Many bytes per second
+    Throughput,
+    /// Short round trips
+    Latency,
+}
+
+/// Explain a rule or a technique: jumbo explain TAP001, jumbo explain rsc
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").args(["topic", "list"]).required(true))]
+pub(crate) struct ExplainArgs {
+    /// A rule's id, or a technique
+    #[arg(value_name = "TOPIC")]
+    pub(crate) topic: Option<String>,
+    /// List all rules and techniques
+    #[arg(long)]
+    pub(crate) list: bool,
+}
+
+/// Write this host's offload state as one file, for jumbo check --from
+#[derive(Debug, Args)]
+pub(crate) struct RecordArgs {
+    /// Where to; stdout without it
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
+    /// Seconds between two readings; 0 for one reading
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=3600))]
+    pub(crate) sample: u32,
 }
 
 /// Write the man pages

@@ -274,3 +274,134 @@ fn man_pages_and_completions_come_from_the_binary() {
     }
     assert_eq!(run(&["completions", "cmd.exe"]).status.code(), Some(2));
 }
+
+/// A veth without segmentation offload, recorded: two devices, one fault.
+fn recorded_host(dir: &Path) -> String {
+    let path = dir.join("host.json");
+    let output = run(&[
+        "record",
+        "--sample",
+        "0",
+        "-o",
+        path.to_str().expect("text"),
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    path.to_str().expect("text").to_owned()
+}
+
+#[test]
+fn a_recorded_host_is_checked_like_the_host() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = recorded_host(dir.path());
+    let output = run(&["check", "--from", &path, "--json", "--rule", "SEG"]);
+    assert!(
+        matches!(output.status.code(), Some(0 | 1)),
+        "{}",
+        stderr(&output)
+    );
+    let report: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    assert_eq!(report["schema"], "jumbo-check/1");
+    assert!(report["findings"].is_array());
+    let names = report["devices"].as_array().expect("a list");
+    assert!(
+        names.iter().any(|device| device["name"] == "lo"),
+        "{report}"
+    );
+}
+
+#[test]
+fn findings_are_the_exit_code() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = std::fs::read_to_string(recorded_host(dir.path())).expect("recorded");
+    let mut host: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    // One device, whose MTU and bridge cannot go together.
+    let device = |index: u32, name: &str, mtu: u32| serde_json::json!({"index": index, "name": name, "kind": "veth", "mtu": mtu, "controller": 9});
+    host["now"]["devices"] = serde_json::json!([device(7, "a", 1500), device(8, "b", 9000), {"index": 9, "name": "br", "kind": "bridge", "mtu": 1500}]);
+    let path = dir.path().join("ill.json");
+    std::fs::write(&path, host.to_string()).expect("written");
+    let path = path.to_str().expect("text");
+    let ill = run(&["check", "--from", path, "--rule", "MTU001"]);
+    assert_eq!(ill.status.code(), Some(1), "{}", stderr(&ill));
+    assert!(
+        stdout(&ill).contains("ip link set b mtu 1500"),
+        "{}",
+        stdout(&ill)
+    );
+    let spared = run(&[
+        "check",
+        "--from",
+        path,
+        "--rule",
+        "MTU001",
+        "--fail-on",
+        "critical",
+    ]);
+    assert_eq!(spared.status.code(), Some(0));
+    let config = dir.path().join("check.toml");
+    std::fs::write(&config, "[[waive]]\nid = \"MTU001\"\nreason = \"a test\"\n").expect("written");
+    let waived = run(&[
+        "check",
+        "--from",
+        path,
+        "--rule",
+        "MTU001",
+        "-c",
+        config.to_str().expect("text"),
+    ]);
+    assert_eq!(
+        (waived.status.code(), stdout(&waived).contains("waived")),
+        (Some(0), true)
+    );
+}
+
+#[test]
+fn what_check_and_explain_do_not_know_ends_with_2() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let bad = dir.path().join("bad.json");
+    std::fs::write(&bad, "{\"now\": {\"devices\": 7}}").expect("written");
+    let bad = bad.to_str().expect("text");
+    for (args, words) in [
+        (&["explain", "TAP0O1"][..], "did you mean TAP001"),
+        (&["explain"], "<TOPIC|--list>"),
+        (&["check", "--rule", "TAPP01"], "there is no such rule"),
+        (
+            &["check", "--sample", "0", "--device", "nosuch0"],
+            "there is no such device",
+        ),
+        (&["check", "--from", bad], "this is no recorded host"),
+        (
+            &["check", "--from", "/nonexistent.json"],
+            "cannot read the recording",
+        ),
+        (
+            &["check", "-c", "/nonexistent.toml"],
+            "cannot read the configuration",
+        ),
+    ] {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(
+            stderr(&output).contains(words),
+            "{args:?}: {}",
+            stderr(&output)
+        );
+        assert_eq!(stdout(&output), "", "{args:?}");
+    }
+}
+
+#[test]
+fn a_rule_and_a_technique_are_explained() {
+    for (topic, words) in [
+        ("tap001", "HOW TO SEE IT BY HAND"),
+        ("rsc", "LATENCY AND CPU"),
+        ("lso", "TSO"),
+    ] {
+        let output = run(&["explain", topic]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert!(
+            stdout(&output).contains(words),
+            "{topic}: {}",
+            stdout(&output)
+        );
+    }
+}

@@ -51,11 +51,18 @@ fn crates_depend_only_along_the_arrows() {
         ("jumbo-engine", vec![]),
         ("jumbo-testkit", vec![]),
         ("jumbo-lab", vec![]),
+        ("jumbo-host", vec![]),
         ("jumbo-ports", vec!["jumbo-engine"]),
         ("jumbo-switch", vec!["jumbo-engine", "jumbo-ports"]),
         (
             "jumbo",
-            vec!["jumbo-engine", "jumbo-lab", "jumbo-ports", "jumbo-switch"],
+            vec![
+                "jumbo-engine",
+                "jumbo-host",
+                "jumbo-lab",
+                "jumbo-ports",
+                "jumbo-switch",
+            ],
         ),
     ]);
     let folders = std::fs::read_dir(root().join("crates")).expect("crates/");
@@ -203,4 +210,36 @@ fn reason_names_are_unique_and_plain() {
     check::<jumbo_engine::coalesce::End>();
     check::<jumbo_engine::complete::Fault>();
     check::<jumbo_ports::queue::TxFault>();
+}
+
+fn rules_page() -> String {
+    let mut page = String::from(
+        "# Rules of `jumbo check`\n\n\
+        `jumbo explain ID` has the whole page of each. This list is generated from the code:\n\
+        `UPDATE_DOCS=1 cargo test -p jumbo --test house`.\n\n\
+        | id | the fault | severity | who acts | what it checks |\n|---|---|---|---|---|\n",
+    );
+    for rule in jumbo_host::rules::all() {
+        let what = jumbo_host::page::section(&jumbo_host::page::of(rule), "What it checks")
+            .expect("a heading");
+        let what = what.replace('\n', " ").replace('|', "\\|");
+        let layer = format!("{:?}", rule.layer).to_lowercase();
+        let (id, name, severity) = (rule.id, rule.name, rule.severity.name());
+        let _ = writeln!(page, "| {id} | {name} | {severity} | {layer} | {what} |");
+    }
+    page
+}
+
+#[test]
+fn rules_page_is_fresh() {
+    let path = root().join("docs/checks.md");
+    let page = rules_page();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &page).expect("docs/ can be written");
+    }
+    assert_eq!(
+        read(&path),
+        page,
+        "docs/checks.md is stale: UPDATE_DOCS=1 cargo test -p jumbo --test house"
+    );
 }

@@ -1,9 +1,12 @@
 //! One file per command.
 
+mod check;
 mod completions;
 mod demo;
+mod explain;
 mod man;
 mod ports;
+mod record;
 mod replay;
 mod run;
 mod status;
@@ -20,6 +23,9 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Outcome, CliError> {
         Command::Status(args) => status::run(&args, format),
         Command::Ports(args) => ports::run(&args, format),
         Command::Replay(args) => replay::run(args, format),
+        Command::Check(args) => check::run(&args, format),
+        Command::Explain(args) => explain::run(&args, format),
+        Command::Record(args) => record::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Completions(args) => completions::run(&args),
     }

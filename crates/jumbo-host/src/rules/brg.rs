@@ -1,0 +1,5 @@
+//! Bridges.
+
+mod brg001;
+
+family!("brg": brg001);

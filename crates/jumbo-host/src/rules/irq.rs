@@ -1,0 +1,40 @@
+//! Interrupts: which processor a queue wakes.
+
+mod irq001;
+mod irq002;
+mod irq004;
+mod irq006;
+
+family!("irq": irq001 irq002 irq004 irq006);
+
+use crate::datum::Unknown;
+use crate::snapshot::{Device, Irq, Snapshot};
+
+/// Words in the name of an interrupt that brings no received packets.
+const OTHERS: [&str; 8] = [
+    "config", "control", "async", "misc", "output", "-tx-", "fdir", "mgmnt",
+];
+
+/// The device's interrupts that bring received packets: those its NAPIs name, otherwise those of its PCI function
+/// whose name does not say otherwise (`virtio0-input.0`, `eth0-TxRx-3`, `mlx5_comp4@pci:...`).
+pub(super) fn receive_irqs<'a>(
+    host: &'a Snapshot,
+    device: &Device,
+) -> Result<Vec<(u32, &'a Irq)>, Unknown> {
+    let numbers = device.irqs.get()?;
+    let irqs = host.irqs.get()?;
+    let named: Vec<u32> = device
+        .napis
+        .ok()
+        .into_iter()
+        .flatten()
+        .filter_map(|napi| napi.irq)
+        .collect();
+    let candidates = if named.is_empty() { numbers } else { &named };
+    let found = candidates
+        .iter()
+        .filter_map(|number| Some((*number, irqs.get(number)?)));
+    Ok(found
+        .filter(|(_, irq)| !OTHERS.iter().any(|word| irq.name.contains(word)))
+        .collect())
+}

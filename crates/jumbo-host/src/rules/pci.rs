@@ -1,0 +1,5 @@
+//! The slot.
+
+mod pci001;
+
+family!("pci": pci001);

@@ -1,0 +1,5 @@
+//! Descriptor rings.
+
+mod rng001;
+
+family!("rng": rng001);

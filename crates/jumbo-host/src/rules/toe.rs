@@ -1,0 +1,5 @@
+//! TCP in hardware.
+
+mod toe001;
+
+family!("toe": toe001);
