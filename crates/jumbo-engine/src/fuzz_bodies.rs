@@ -80,7 +80,7 @@ fn admit_twice(link: Link, data: &[u8], header: &VnetHeader, trust: Trust) {
 
 /// Packets through the whole path: admit, offer, hold, flush, complete for several ports.
 ///
-/// `data` is a list of records: a byte of flags ([`Record`]), two bytes of length (little-endian),
+/// `data` is a list of records: a byte of flags (`Record`), two bytes of length (little-endian),
 /// 12 bytes of virtio header if the flags say so, the packet.
 pub fn coalesce_and_segment(data: &[u8]) {
     let mut memory = Vec::new();

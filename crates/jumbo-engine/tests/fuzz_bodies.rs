@@ -100,24 +100,28 @@ fn the_corpus_and_its_mutations_break_nothing() {
     }
 }
 
-/// Writes the corpus: `cargo test -p jumbo-engine --test fuzz_bodies -- --ignored`.
+/// The corpus is what the builders below make; `UPDATE_CORPUS=1` writes it anew.
 #[test]
-#[ignore = "writes into the source tree"]
-fn write_the_corpus() {
+fn the_corpus_is_fresh() {
     for (index, packet) in singles().into_iter().enumerate() {
-        write("parse", index, &packet);
+        seed("parse", index, &packet);
     }
     for (index, (header, packet)) in with_headers().into_iter().enumerate() {
-        write("vnet_header", index, &[header, packet].concat());
+        seed("vnet_header", index, &[header, packet].concat());
     }
     for (index, records) in trains().into_iter().enumerate() {
-        write("coalesce_and_segment", index, &records);
+        seed("coalesce_and_segment", index, &records);
     }
 }
 
-fn write(name: &str, index: usize, bytes: &[u8]) {
-    std::fs::create_dir_all(folder(name)).expect("writable");
-    std::fs::write(folder(name).join(format!("{index:02}")), bytes).expect("writable");
+fn seed(name: &str, index: usize, bytes: &[u8]) {
+    let path = folder(name).join(format!("{index:02}"));
+    if std::env::var_os("UPDATE_CORPUS").is_some() {
+        std::fs::create_dir_all(folder(name)).expect("writable");
+        std::fs::write(&path, bytes).expect("writable");
+    }
+    let there = std::fs::read(&path).expect("a seed");
+    assert_eq!(there, bytes, "{} is stale", path.display());
 }
 
 fn v6() -> PacketBuilder {

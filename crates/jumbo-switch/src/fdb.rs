@@ -1,7 +1,7 @@
 //! The forwarding table: which port an address was last seen behind.
 //!
 //! Every worker has its own and reads it without a lock; what one worker learns
-//! it teaches the others by message ([`crate::worker::Message::Learn`]). Fixed in
+//! it teaches the others by message (`Message::Learn` in `worker.rs`). Fixed in
 //! size: four entries to a set, and in a full set the longest unseen gives way,
 //! so a flood of invented addresses costs flooding, not memory. Entries age
 //! where they are looked up; nothing wakes an idle switch.

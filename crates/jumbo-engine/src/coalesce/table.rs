@@ -13,7 +13,7 @@ use crate::packet::{L3_AT, Net, Packet};
 
 const WAYS: usize = 8;
 const NONE: u16 = u16::MAX;
-/// Most flows a table can hold: indices are 16 bits, one value is [`NONE`].
+/// Most flows a table can hold: indices are 16 bits, one value means none.
 pub const FLOWS_MAX: usize = 32768;
 
 /// A held flow.
