@@ -68,10 +68,14 @@ pub(crate) fn start(
 fn watch(switch: &mut Workers, names: Vec<String>, broken: Sender<StopCause>) {
     let events = switch.events();
     std::thread::spawn(move || {
+        // Each worker says it; the operator hears it once.
+        let mut gone = Vec::new();
         while let Ok(event) = events.recv() {
             let how = match event {
                 Event::Stopped => return,
+                Event::PortGone(port) if gone.contains(&port) => continue,
                 Event::PortGone(port) => {
+                    gone.push(port);
                     let name = names.get(usize::from(port.0)).map_or("?", String::as_str);
                     output::talk(format_args!(
                         "port `{name}`: its device went away; the other ports go on. To have it back, start again"
