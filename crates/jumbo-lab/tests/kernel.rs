@@ -549,7 +549,17 @@ fn threads() -> usize {
 
 fn nothing_is_left_behind() -> Result {
     let here = NetNs::here()?.links()?;
-    let before = (open_files(), threads(), here.list()?.len());
+    let now = || Ok::<_, TestError>((open_files(), threads(), here.list()?.len()));
+    // A thread of the test before this one may still be on its way out.
+    let mut before = now()?;
+    for _ in 0..50 {
+        std::thread::sleep(Duration::from_millis(100));
+        let again = now()?;
+        if again == before {
+            break;
+        }
+        before = again;
+    }
     // A veth with one end here shows when the far namespace is gone.
     let (a, b) = veth_pair("v0")?;
     here.add_veth("left", "right", &a.ns)?;
@@ -576,7 +586,6 @@ fn nothing_is_left_behind() -> Result {
     drop((a, b));
     // The kernel takes namespaces down in the background (net/core/net_namespace.c
     // cleanup_net); a bounded wait.
-    let now = || Ok::<_, TestError>((open_files(), threads(), here.list()?.len()));
     for _ in 0..500 {
         if now()? == before {
             return Ok(());
