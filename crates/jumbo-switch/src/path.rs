@@ -9,12 +9,13 @@ use jumbo_engine::checksum::Kernels;
 use jumbo_engine::coalesce::{Coalescer, End, GRO, Offer, Ready};
 use jumbo_engine::complete::{Plan, complete, plan};
 use jumbo_engine::packet::Packet;
+use jumbo_engine::pending::Caps;
 use jumbo_ports::queue::{Bounds, Burst, RxEnd, TxFault, data_len};
 
 use crate::counters::Books;
 use crate::fdb::{Fdb, Learned, Station};
 use crate::forward::{self, Destination, Stay};
-use crate::topology::{PortId, Slot, Topology};
+use crate::topology::{Policy, PortId, Slot, Topology, without};
 
 /// [`Ready::out`] of a packet that goes to every other port.
 const FLOOD: u32 = u32::MAX;
@@ -262,9 +263,15 @@ impl Plane {
         else {
             return;
         };
+        self.hand_over(id, group, policy.takes, policy.mtu);
+        self.send_again(id);
+    }
+
+    /// Completes a packet for what `takes` says and hands the result to each port of the group.
+    fn hand_over(&mut self, id: PacketId, group: &[PortId], takes: Caps, mtu: usize) {
         let Burst { arena, pool, .. } = &self.burst;
         let packet = arena.packet(id);
-        let plan = plan(packet, policy.takes, policy.mtu);
+        let plan = plan(packet, takes, mtu);
         let (topology, books, refused) = (&mut self.topology, &mut self.books, &mut self.refused);
         let mut made = 0;
         let result = complete(packet, arena.payload(id), plan, pool, |packet, payload| {
@@ -295,42 +302,18 @@ impl Plane {
                 (Ok(_), Plan::AsIs | Plan::Drop(_)) => {}
             }
         }
-        self.send_again(id);
     }
 
     /// Segments here what a device would not take whole. A port that refused is
     /// asked once more at most: the second time it gets no super-packet.
     fn send_again(&mut self, id: PacketId) {
         while let Some(port) = self.refused.pop() {
-            let Burst { arena, pool, .. } = &self.burst;
-            let packet = arena.packet(id);
-            let Some(slot) = self.topology.get_mut(port) else {
+            let gso = self.burst.arena.packet(id).pending().gso;
+            let (Some(slot), Some(gso)) = (self.topology.get(port), gso) else {
                 continue;
             };
-            let takes = match packet.pending().gso {
-                Some(gso) => crate::topology::without(slot.policy.takes, gso.kind),
-                None => slot.policy.takes,
-            };
-            let plan = plan(packet, takes, slot.policy.mtu);
-            let books = &mut self.books;
-            let mut nobody = Vec::new();
-            let mut made = 0;
-            let result = complete(packet, arena.payload(id), plan, pool, |packet, payload| {
-                made += 1;
-                let answer = slot.queue.tx(packet, payload, pool);
-                note_answer(slot, packet, answer, books, &mut nobody);
-            });
-            match result {
-                Ok(_) => {
-                    books.made_by_segmentation += made - 1;
-                    slot.counters.software_segmented += 1;
-                }
-                Err(fault) => {
-                    slot.counters.complete.count(fault);
-                    books.dropped += 1;
-                    books.made_by_segmentation += made;
-                }
-            }
+            let Policy { takes, mtu, .. } = slot.policy;
+            self.hand_over(id, &[port], without(takes, gso.kind), mtu);
         }
     }
 
