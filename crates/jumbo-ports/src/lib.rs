@@ -1,7 +1,7 @@
 //! Where Jumbo's packets come from and go to.
 //!
 //! * [`queue`]: what every port is to the switch.
-//! * [`pool`]: the memory a worker receives into.
+//! * [`pool`]: the memory of a burst, a worker's own and lent.
 //! * [`tap`]: the host's own stack.
 //! * [`mem`]: packets from and to memory, for tests.
 //! * [`tagged`]: a wrapper that puts a port into a VLAN.
@@ -11,6 +11,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+mod sys;
 pub mod queue;
 pub mod pool;
 pub mod tap;

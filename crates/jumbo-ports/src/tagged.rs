@@ -57,6 +57,14 @@ impl Queue for Tagged {
         self.inner.tx(&untagged, payload, pool)
     }
 
+    fn publish(&mut self) {
+        self.inner.publish();
+    }
+
+    fn release(&mut self) {
+        self.inner.release();
+    }
+
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.inner.fd()
     }
