@@ -4,6 +4,7 @@
 //! * [`pool`]: the memory of a burst, a worker's own and lent.
 //! * [`tap`]: the host's own stack.
 //! * [`mem`]: packets from and to memory, for tests.
+//! * [`vhost`]: virtual machines.
 //! * [`tagged`]: a wrapper that puts a port into a VLAN.
 //! * [`conformance`]: what every port must pass.
 //! * [`capture`]: capture files, read and written.
@@ -17,6 +18,7 @@ pub mod pool;
 pub mod tap;
 pub mod mem;
 pub mod tagged;
+pub mod vhost;
 #[doc(hidden)]
 pub mod conformance;
 pub mod capture;
