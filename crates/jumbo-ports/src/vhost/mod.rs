@@ -5,9 +5,17 @@
 //!
 //! * [`device`]: what the protocol tells the data path; the seam between both.
 //! * [`feature`]: feature bits.
+//! * `guest`: a guest's memory, mapped.
+//! * `vring`: virtqueues, split and packed; the only unsafe code here.
+//! * `queue`: rings as a worker uses them.
+//! * `port`: the data path, and the port as the switch sees it.
 
 pub mod device;
 pub mod feature;
+mod guest;
+mod port;
+mod queue;
+mod vring;
 
 pub use device::{
     DataPath, Device, InflightSpec, LogSpec, Position, RING_SIZE_MAX, RegionSpec, ResumeError,
