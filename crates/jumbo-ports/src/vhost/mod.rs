@@ -4,12 +4,29 @@
 //! specification where they say so. The front end is the virtual machine monitor, the back end is this process.
 //!
 //! * [`device`]: what the protocol tells the data path; the seam between both.
-//! * [`feature`]: feature bits.
+//! * [`feature`]: feature bits. [`inflight`]: the layout of memory that notes buffers in flight.
+//! * [`message`]: the wire. [`session`]: what messages mean, without a socket.
+//! * [`connection`], [`socket`], [`serve`]: the socket.
 
 pub mod device;
 pub mod feature;
+pub mod inflight;
+pub mod message;
+pub mod session;
+pub mod connection;
+pub mod socket;
+mod serve;
+mod error;
+mod offer;
 
+pub use connection::{Connection, Ended};
 pub use device::{
     DataPath, Device, InflightSpec, LogSpec, Position, RING_SIZE_MAX, RegionSpec, ResumeError,
     RingPart, RingState, ring_parts,
 };
+pub use error::{Refusal, VhostError};
+pub use message::{Message, Reply, Request};
+pub use offer::{CONFIG_LEN, Offer, QUEUE_PAIRS_MAX};
+pub use serve::{Endpoint, Event, serve};
+pub use session::{Handled, Session};
+pub use socket::{ListenError, Listener, Stop, listen};
