@@ -13,7 +13,7 @@ const PAGE: u64 = 4096;
 
 /// A guest's memory. Lives as long as anything refers to it.
 #[derive(Debug)]
-pub struct GuestMemory {
+pub(super) struct GuestMemory {
     /// By guest address, so that neighbours are neighbours.
     table: Box<[Mapped]>,
     regions: Regions,
@@ -30,7 +30,7 @@ struct Mapped {
 
 /// Why a region cannot be mapped.
 #[derive(Debug, thiserror::Error)]
-pub enum MapError {
+pub(super) enum MapError {
     /// More than the data path can name.
     #[error("{0} memory regions: at most {REGIONS_MAX} are possible")]
     TooManyRegions(usize),
@@ -64,7 +64,7 @@ impl GuestMemory {
     ///
     /// # Errors
     /// The [`MapError`] of the first that cannot be mapped.
-    pub fn map(specs: &[Arc<RegionSpec>], before: Option<&Self>) -> Result<Self, MapError> {
+    pub(super) fn map(specs: &[Arc<RegionSpec>], before: Option<&Self>) -> Result<Self, MapError> {
         if specs.len() > REGIONS_MAX {
             return Err(MapError::TooManyRegions(specs.len()));
         }
