@@ -3,4 +3,6 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| jumbo_ports::vhost::fuzz_bodies::messages(data));
+fuzz_target!(|data: &[u8]| {
+    jumbo_ports::vhost::fuzz_bodies::messages(data);
+});

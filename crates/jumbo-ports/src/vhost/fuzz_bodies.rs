@@ -46,29 +46,88 @@ const WORDS: [u64; 12] = [
 ];
 const SIZES: [u32; 10] = [256, 1, 2, 64, 100, 32768, 0, 32769, 0x8000_8000, u32::MAX];
 
-/// Takes `data` as messages to a session, most of them well-formed.
+/// How far one input got.
+#[derive(Copy, Clone, Debug, Default)]
+pub struct Reached {
+    /// Messages that were accepted.
+    pub accepted: usize,
+    /// Connections that ended with an error.
+    pub errors: usize,
+    /// Times rings were handed to the data path.
+    pub resumes: usize,
+}
+
+/// Takes `data` as messages of one front end after the other, most of them well-formed. Half of the front ends begin
+/// with a ring that runs.
 ///
 /// # Panics
 /// A promise of the session is broken.
-pub fn messages(data: &[u8]) {
+pub fn messages(data: &[u8]) -> Reached {
     let mut input = Input(data);
+    let files = Files::new();
+    let mut reached = Reached::default();
+    while !input.0.is_empty() && reached.accepted < MESSAGES_MAX {
+        front_end(&mut input, &files, &mut reached);
+    }
+    reached
+}
+
+fn front_end(input: &mut Input<'_>, files: &Files, reached: &mut Reached) {
     let offer = input.offer();
     let mut path = Checker {
-        fails_at: usize::from(input.byte()),
+        fails_at: usize::from(input.byte() % 64),
         ..Checker::default()
     };
     let mut session = Session::new(offer.clone());
-    let files = Files::new();
-    for _ in 0..MESSAGES_MAX {
-        let Some(message) = input.message(&files) else {
+    let mut prelude = match input.byte() & 1 {
+        0 => Vec::new(),
+        _ => prelude(&offer, files),
+    }
+    .into_iter();
+    while reached.accepted < MESSAGES_MAX {
+        let Some(message) = prelude.next().or_else(|| input.message(files)) else {
             break;
         };
         if handle(&mut session, &offer, message, &mut path).is_err() {
+            reached.errors += 1;
             break;
         }
+        reached.accepted += 1;
     }
     session.close(&mut path);
     assert_eq!(path.running, None, "closed, and still running");
+    reached.resumes += path.resumes;
+}
+
+/// What makes ring 1 run.
+fn prelude(offer: &Offer, files: &Files) -> Vec<Message> {
+    let message = |request, payload: Vec<u8>, fds| Message {
+        request,
+        need_reply: false,
+        payload,
+        fds,
+    };
+    let u64s = |words: &[u64]| words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let state = |num: u32| [1, num].map(u32::to_ne_bytes).concat();
+    let features = offer.features & feature::RING_PACKED | feature::PROTOCOL_FEATURES;
+    let table = [1, 0, 0x20_0000, 0, 0];
+    vec![
+        message(
+            Request::SetProtocolFeatures,
+            u64s(&[offer.protocol_features]),
+            vec![],
+        ),
+        message(Request::SetFeatures, u64s(&[features]), vec![]),
+        message(Request::SetMemTable, u64s(&table), vec![files.get(1)]),
+        message(Request::SetVringNum, state(64), vec![]),
+        message(
+            Request::SetVringAddr,
+            u64s(&[1, 0x1000, 0x3000, 0x2000, 0]),
+            vec![],
+        ),
+        message(Request::SetVringKick, u64s(&[1]), vec![files.get(0)]),
+        message(Request::SetVringEnable, state(1), vec![]),
+    ]
 }
 
 /// Takes `data` as what comes out of a socket.
@@ -140,6 +199,10 @@ fn check_session(session: &Session, offer: &Offer, path: &Checker) {
     let live: Vec<usize> = device.live().map(|(index, _)| index).collect();
     let running = path.running.clone().unwrap_or_default();
     assert_eq!(live, running, "what may run, runs, and nothing else");
+    if path.running.is_some() {
+        let now = depended_on(device);
+        assert_eq!(now, path.depends_on, "changed under running rings");
+    }
     assert_eq!(session.is_running(), path.running.is_some());
     assert_eq!(device.rings.len(), offer.rings());
     let own = feature::PROTOCOL_FEATURES;
@@ -155,6 +218,15 @@ fn check_session(session: &Session, offer: &Offer, path: &Checker) {
     }
 }
 
+/// What running rings depend on, files by their number.
+fn depended_on(device: &Device) -> String {
+    let live: Vec<_> = device.live().collect();
+    format!(
+        "{:x} {:?} {live:?} {:?} {:?} {:?} {:?}",
+        device.features, device.memory, device.log, device.log_event, device.inflight, device.mtu,
+    )
+}
+
 /// A data path that believes nothing.
 #[derive(Default)]
 struct Checker {
@@ -163,6 +235,7 @@ struct Checker {
     /// The how manyth resume fails; 0: none.
     fails_at: usize,
     packed: bool,
+    depends_on: String,
 }
 
 impl DataPath for Checker {
@@ -197,6 +270,7 @@ impl DataPath for Checker {
             return Err(ResumeError::Other("made to fail".to_owned()));
         }
         self.running = Some(live);
+        self.depends_on = depended_on(device);
         Ok(())
     }
 
