@@ -18,6 +18,8 @@ pub mod session;
 pub mod connection;
 pub mod socket;
 mod serve;
+#[doc(hidden)]
+pub mod fuzz_bodies;
 mod error;
 mod offer;
 mod guest;

@@ -331,20 +331,22 @@ fn addresses(ring: &RingState) -> (u64, u64, u64, Option<u64>) {
 }
 
 /// Where SET_VRING_BASE says the ring stands; without it, at the beginning.
+///
+/// DPDK tells and gives the available half of a packed ring only (`virtio_user_kick_queue`,
+/// `vhost_user_get_vring_base`); nothing is in flight when it does. So a used half of zero means "the same". Taken
+/// literally it would say that the device has just begun its second lap while buffers are in flight, and no back end
+/// that completes everything before it stops says that.
 pub(super) fn position(base: Option<u32>, is_packed: bool) -> Position {
-    match (base, is_packed) {
-        (Some(base), true) => Position {
-            avail: base as u16,
-            used: Some((base >> USED_SHIFT) as u16),
-        },
-        (None, true) => Position {
-            avail: WRAP,
-            used: Some(WRAP),
-        },
-        (base, false) => Position {
-            avail: base.unwrap_or(0) as u16,
-            used: None,
-        },
+    if !is_packed {
+        let avail = base.unwrap_or(0) as u16;
+        return Position { avail, used: None };
+    }
+    let base = base.unwrap_or_else(|| u32::from(WRAP));
+    let (avail, used) = (base as u16, (base >> USED_SHIFT) as u16);
+    let used = if used == 0 { avail } else { used };
+    Position {
+        avail,
+        used: Some(used),
     }
 }
 
