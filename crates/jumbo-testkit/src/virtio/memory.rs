@@ -136,6 +136,16 @@ impl GuestMemory {
         Ok(Self::of(mapped))
     }
 
+    /// What a back end was told: (guest address, length, offset in the file) with the file of each.
+    pub(super) fn received(regions: Vec<([u64; 3], OwnedFd)>) -> io::Result<Self> {
+        let map = |([at, len, offset], file): ([u64; 3], OwnedFd)| {
+            Region::map(Arc::new(file), offset, at, len)
+        };
+        Ok(Self::of(
+            regions.into_iter().map(map).collect::<io::Result<_>>()?,
+        ))
+    }
+
     fn of(regions: Vec<Region>) -> Self {
         Self { regions, turn: 0 }
     }
