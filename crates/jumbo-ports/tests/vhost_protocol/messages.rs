@@ -112,6 +112,11 @@ fn regions_come_and_go_under_running_rings() {
     assert_eq!(bench.calls(), restarted(&[0]));
     // Without the offset, which does not count.
     let gone = [more[0], more[1], more[2], 0];
+    for other in [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]] {
+        let other = [0, 1, 2, 3].map(|at| gone[at] + other[at]);
+        bench.tell(RemMemReg, single(other), vec![]);
+        assert_eq!(bench.calls(), []);
+    }
     bench.tell(RemMemReg, single(gone), vec![]);
     assert_eq!(bench.calls(), restarted(&[0]));
     bench.tell(RemMemReg, single(gone), vec![]);
@@ -294,6 +299,30 @@ fn status_zero_resets_and_keeps_memory_mtu_and_call() {
         assert!(ring.call.is_some() && !ring.is_addressed && ring.size == 0);
     }
     assert_eq!(bench.ask_u64(GetStatus), 0);
+}
+
+#[test]
+fn after_a_reset_rings_begin_anew() {
+    let mut bench = Bench::new(1);
+    bench.run(NET, &[0]);
+    bench.state(SetVringBase, 0, 5);
+    bench.path.positions.insert(0, at(7));
+    bench.set(SetStatus, 0);
+    assert_eq!(bench.base(0), 7);
+    bench.set(SetFeatures, NET);
+    let beginning = bench.session.device().rings[0].position;
+    assert_eq!(beginning, Position::default());
+}
+
+#[test]
+fn memory_may_come_last() {
+    let mut bench = Bench::new(1);
+    bench.set(SetFeatures, NET | PROTOCOL_FEATURES);
+    bench.set_up(0, 0);
+    bench.state(SetVringEnable, 0, 1);
+    assert_eq!(bench.calls(), []);
+    bench.tell(SetMemTable, table(&[REGION]), vec![memory()]);
+    assert_eq!(bench.calls(), [Call::Resume(vec![0])]);
 }
 
 #[test]

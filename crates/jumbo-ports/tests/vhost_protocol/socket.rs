@@ -495,6 +495,8 @@ fn a_port_that_connects_waits_until_somebody_is_there() {
         panic!("{event:?}");
     };
     assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    // Long enough for more tries, which are not reported: the next event is a connection.
+    std::thread::sleep(Duration::from_millis(1200));
     let listener = UnixListener::bind(&path).expect("free");
     for _ in 0..2 {
         let (stream, _) = listener.accept().expect("it tries again");
