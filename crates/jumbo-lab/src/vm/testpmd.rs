@@ -2,11 +2,14 @@
 //!
 //! Source: DPDK Testpmd Application User Guide; Poll Mode Driver for vhost (net_vhost) and for virtio (net_virtio_user).
 
+use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{ChildStdout, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+use tempfile::TempDir;
 
 use super::console::Console;
 use super::missing::{Missing, program};
@@ -161,6 +164,8 @@ pub struct TestpmdSpec {
     pub forward: String,
     /// Memory in MiB.
     pub memory_mib: u32,
+    /// Packet buffers, of 2 KiB unless `--mbuf-size` says otherwise; they must fit into the memory.
+    pub buffers: u32,
     /// Processors of the main thread and of the forwarding threads.
     pub processors: Vec<u32>,
     /// Queues of each port.
@@ -176,6 +181,7 @@ impl TestpmdSpec {
             vdevs: Vec::new(),
             forward: forward.into(),
             memory_mib: 256,
+            buffers: 16384,
             processors: vec![0, 1],
             queues: 1,
             arguments: Vec::new(),
@@ -220,7 +226,7 @@ impl TestpmdSpec {
             "--no-mlockall".into(),
             "--no-numa".into(),
         ]);
-        all.push("--total-num-mbufs=16384".into());
+        all.push(format!("--total-num-mbufs={}", self.buffers));
         all.push(format!("--nb-cores={threads}"));
         all.push(format!("--rxq={}", self.queues));
         all.push(format!("--txq={}", self.queues));
@@ -285,6 +291,7 @@ impl PortStats {
 pub struct Testpmd {
     process: Process,
     console: Console<ChildStdout>,
+    folder: TempDir,
 }
 
 impl Testpmd {
@@ -305,18 +312,31 @@ impl Testpmd {
             .args(["-oL", "-eL"])
             .arg(&tool.testpmd)
             .args(spec.arguments());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let folder = tempfile::tempdir().doing(|| "make a folder")?;
+        let log = File::create(folder.path().join("log")).doing(|| "make testpmd's log")?;
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log);
         let mut process = Process::start(command, "testpmd", None)?;
         let output = process.child.stdout.take().expect("piped");
         Ok(Self {
             process,
             console: Console::new(output, "testpmd"),
+            folder,
         })
     }
 
     /// Waits for the prompt. Returns what it said before.
     pub fn wait_ready(&mut self) -> Result<String> {
-        self.console.until(PROMPT, START_LIMIT)
+        let said = self.console.until(PROMPT, START_LIMIT);
+        said.map_err(|error| Error::Stalled(format!("{error}\nits log:\n{}", self.log())))
+    }
+
+    /// What DPDK's libraries have logged so far: each vhost-user message among it.
+    pub fn log(&self) -> String {
+        let log = fs::read(self.folder.path().join("log"));
+        String::from_utf8_lossy(&log.unwrap_or_default()).into_owned()
     }
 
     /// Types a command and returns what it says, up to the next prompt.
