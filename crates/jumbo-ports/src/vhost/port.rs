@@ -15,6 +15,7 @@ use super::connection::Ended;
 use super::device::{DataPath, Device, LogSpec, Position, ResumeError, RingState};
 use super::feature;
 use super::guest::GuestMemory;
+use super::keep::{Inflight, Kept};
 use super::offer::{Offer, QUEUE_PAIRS_MAX};
 use super::queue::{
     FromGuest, Health, NoGuest, Ring, Shared, Terms, ToGuest, VhostQueue, WAYS_MAX, Way,
@@ -46,6 +47,9 @@ pub struct VhostConfig {
     pub mtu: Option<u16>,
     /// Whether packed rings are offered.
     pub packed: bool,
+    /// A file of ours in which to keep where packed rings stand, so that a guest
+    /// survives the sudden end of this process.
+    pub state: Option<PathBuf>,
 }
 
 /// What happened to a port; for the operator to read.
@@ -66,6 +70,9 @@ pub enum OpenError {
     /// The kernel gives no eventfd.
     #[error("making an eventfd: {0}")]
     Stop(io::Error),
+    /// The file of [`VhostConfig::state`].
+    #[error("opening the file that keeps where rings stand: {0}")]
+    State(io::Error),
     /// A number of queue pairs that cannot be.
     #[error("{0} queue pairs: 1 to {QUEUE_PAIRS_MAX} are possible")]
     QueuePairs(u16),
@@ -101,7 +108,13 @@ pub fn open(
         capabilities: capabilities(offer.features, 0),
         presence: Presence::Waiting(waits.to_owned()),
     };
+    let rings = offer.rings();
+    let kept = match &config.state {
+        Some(path) => Some(Kept::open(path, rings).map_err(OpenError::State)?),
+        None => None,
+    };
     let control = Opened {
+        kept,
         endpoint,
         offer,
         idle: info.clone(),
@@ -159,6 +172,7 @@ fn offer(config: &VhostConfig) -> Offer {
 
 /// A port whose switch is not there yet.
 struct Opened {
+    kept: Option<Kept>,
     endpoint: Endpoint,
     offer: Offer,
     idle: PortInfo,
@@ -191,7 +205,8 @@ impl Control for Opened {
 
 impl Opened {
     fn run(mut self, workers: Box<dyn Workers>) {
-        let mut guest = Guest::new(workers, self.workers, self.idle, self.offer.features);
+        let offered = self.offer.features;
+        let mut guest = Guest::new(workers, self.workers, self.idle, offered, self.kept);
         let mut events = |event| {
             if let Some(notice) = notice(event) {
                 (self.notices)(notice);
@@ -250,6 +265,7 @@ pub(super) struct Guest {
     /// Features that were offered.
     offered: u64,
     memory: Option<Arc<GuestMemory>>,
+    kept: Option<Kept>,
     running: bool,
 }
 
@@ -259,6 +275,7 @@ impl Guest {
         count: usize,
         idle: PortInfo,
         offered: u64,
+        kept: Option<Kept>,
     ) -> Self {
         Self {
             workers,
@@ -266,6 +283,7 @@ impl Guest {
             idle,
             offered,
             memory: None,
+            kept,
             running: false,
         }
     }
@@ -279,10 +297,16 @@ impl Guest {
             _ => None,
         };
         let terms = terms(device, memory);
+        let inflight = match &device.inflight {
+            Some(spec) if device.is_packed() => Some(Inflight::open(spec)?),
+            _ => None,
+        };
         let make = Maker {
             device,
             terms: &terms,
             log,
+            inflight,
+            kept: self.kept.as_ref().filter(|_| device.is_packed()),
         };
         let queues = make.queues(self.count)?;
         let info = self.info(device, &terms.health);
@@ -319,6 +343,9 @@ impl DataPath for Guest {
         }
         positions.sort_by_key(|(index, _)| *index);
         positions.dedup_by_key(|(index, _)| *index);
+        if let Some(kept) = &self.kept {
+            positions.iter().for_each(|(index, _)| kept.forget(*index));
+        }
         positions
     }
 
@@ -367,6 +394,8 @@ struct Maker<'a> {
     device: &'a Device,
     terms: &'a Terms,
     log: Option<Arc<DirtyLog>>,
+    inflight: Option<Inflight>,
+    kept: Option<&'a Kept>,
 }
 
 impl Maker<'_> {
@@ -406,16 +435,27 @@ impl Maker<'_> {
             0 => Direction::ToGuest,
             _ => Direction::FromGuest,
         };
+        let inflight = self.inflight.as_ref();
+        let inflight = inflight.and_then(|region| region.ring(index, ring.size));
+        let left = self.kept.and_then(|kept| kept.standing(index, ring));
+        let keeper = self.kept.and_then(|kept| kept.begin(index, ring));
+        let (front_end, position) = inflight.unzip();
         let setup = Setup {
             ring,
+            position: position.flatten().unwrap_or(ring.position),
             memory: &self.terms.memory,
             direction,
             packed: self.device.is_packed(),
             event_idx: features & feature::EVENT_IDX != 0,
             indirect: features & feature::INDIRECT_DESC != 0,
             log: self.log.as_ref(),
+            keepers: [keeper, front_end].into_iter().flatten().collect(),
         };
-        Vring::new(&setup).map_err(|fault| format!("ring {index}: {fault}"))
+        let mut vring = Vring::new(&setup).map_err(|fault| format!("ring {index}: {fault}"))?;
+        if let Some(standing) = left {
+            vring.resume(standing);
+        }
+        Ok(vring)
     }
 }
 
