@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use jumbo_ports::vhost::feature::RING_PACKED;
+use jumbo_ports::vhost::feature::{LOG_ALL, RING_PACKED};
 use jumbo_ports::vhost::{Ended, Endpoint, Event};
 
 use crate::build::*;
@@ -27,7 +27,7 @@ fn start(name: &str, package: &str, args: &[String]) -> Option<Program> {
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
-        .stderr(Stdio::inherit())
+        .stderr(Stdio::null())
         .spawn();
     match child {
         Ok(child) => Some(Program(child)),
@@ -198,4 +198,27 @@ fn qemu_with_one_pair() {
 #[test]
 fn qemu_with_two_pairs_and_an_mtu() {
     qemu_runs_resets_and_quits(2, ",mq=on,host_mtu=9000", false);
+}
+
+#[test]
+fn qemu_migrates_with_a_log() {
+    let (_dir, path) = place();
+    let port = Port::with_offer(&path, offer(1));
+    let Some(mut program) = qemu(&path, "1", "") else {
+        return;
+    };
+    let features = until_running(&port, &[0, 1]);
+    assert_eq!(features & LOG_ALL, 0);
+    type_in(&mut program, "migrate \"exec:cat > /dev/null\"\n");
+    // Read when the migration is done.
+    type_in(&mut program, "quit\n");
+    assert!(program.0.wait().expect("our child").success());
+    let event = port.event();
+    let Event::Negotiated { features, .. } = event else {
+        panic!("{event:?}");
+    };
+    assert_ne!(features & LOG_ALL, 0);
+    let ended = until_gone(&port);
+    assert!(matches!(ended, Ended::Closed), "{ended}");
+    port.finish();
 }
