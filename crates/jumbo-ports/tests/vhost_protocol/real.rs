@@ -138,7 +138,7 @@ fn testpmd_that_listens() {
 
 /// A guest whose driver is the network boot program in the card's own ROM.
 fn qemu(path: &Path, queues: &str, device: &str) -> Option<Program> {
-    let chardev = format!("socket,id=c,path={}", path.display());
+    let chardev = format!("socket,id=c,path={},reconnect=1", path.display());
     let netdev = format!("vhost-user,id=n,chardev=c,queues={queues}");
     // MSI-X with vhost-user crashes QEMU 7.2 under TCG.
     let device = format!("virtio-net-pci,netdev=n,vectors=0,bootindex=0{device}");
@@ -180,9 +180,12 @@ fn qemu_runs_resets_and_quits(pairs: u16, device: &str, packed: bool) {
     };
     let features = until_running(&port, &[0, 1]);
     assert_eq!(features & RING_PACKED != 0, packed);
-    type_in(&mut program, "system_reset\n");
-    while port.call() != Call::Quiesce {}
-    while port.call() != Call::Resume(vec![0, 1]) {}
+    for there_and_back in ["system_reset\n", "stop\ncont\n"] {
+        type_in(&mut program, there_and_back);
+        // Only a fresh start has a moment with one ring.
+        while port.call() != Call::Resume(vec![0]) {}
+        while port.call() != Call::Resume(vec![0, 1]) {}
+    }
     type_in(&mut program, "quit\n");
     assert!(program.0.wait().expect("our child").success());
     let ended = until_gone(&port);
@@ -220,5 +223,20 @@ fn qemu_migrates_with_a_log() {
     assert_ne!(features & LOG_ALL, 0);
     let ended = until_gone(&port);
     assert!(matches!(ended, Ended::Closed), "{ended}");
+    port.finish();
+}
+
+#[test]
+fn qemu_comes_back_to_a_port_that_was_restarted() {
+    let (_dir, path) = place();
+    let port = Port::with_offer(&path, offer(1));
+    let Some(_program) = qemu(&path, "1", "") else {
+        return;
+    };
+    until_running(&port, &[0, 1]);
+    let rest = port.finish();
+    assert!(matches!(rest[..], [Event::Disconnected(Ended::Stopped)]));
+    let port = Port::with_offer(&path, offer(1));
+    until_running(&port, &[0, 1]);
     port.finish();
 }

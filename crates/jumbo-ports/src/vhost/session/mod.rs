@@ -382,13 +382,9 @@ impl Session {
         data_path: &mut impl DataPath,
     ) -> Result<(), VhostError> {
         let request = message.request;
-        let InflightArea {
-            size,
-            offset,
-            queues,
-            queue_size,
-        } = InflightArea::parse(&message.payload);
-        let needed = self.inflight_len(request, InflightArea::parse(&message.payload))?;
+        let area = InflightArea::parse(&message.payload);
+        let needed = self.inflight_len(request, area)?;
+        let (size, offset) = (area.size, area.offset);
         if size < needed || offset.checked_add(size).is_none() {
             return Err(VhostError::Area {
                 request,
@@ -401,8 +397,8 @@ impl Session {
             file,
             size,
             offset,
-            queues,
-            queue_size,
+            queues: area.queues,
+            queue_size: area.queue_size,
         });
         self.change(request, Touches::All, data_path, |device| {
             device.inflight = Some(inflight);
