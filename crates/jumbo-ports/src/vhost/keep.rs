@@ -166,15 +166,14 @@ pub(super) struct Kept {
 }
 
 /// What a ring is known by: the same ring of the same guest has the same.
-fn known_by(ring: &RingState) -> [u8; 40] {
+fn known_by(ring: &RingState) -> [u8; 32] {
     let words = [
         u64::from(ring.size),
         ring.desc_user_addr,
         ring.avail_user_addr,
         ring.used_user_addr,
-        u64::from(ring.position.avail),
     ];
-    let mut bytes = [0; 40];
+    let mut bytes = [0; 32];
     for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
         to.copy_from_slice(&word.to_le_bytes());
     }

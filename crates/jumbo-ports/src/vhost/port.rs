@@ -157,7 +157,7 @@ fn offer(config: &VhostConfig) -> Offer {
     add(config.packed, feature::RING_PACKED);
     add(config.queue_pairs > 1, feature::MQ);
     add(config.mtu.is_some(), feature::MTU);
-    let mut protocol_features = feature::protocol::ALL;
+    let mut protocol_features = feature::protocol::NET;
     if config.mtu.is_none() {
         protocol_features &= !feature::protocol::MTU;
     }
@@ -343,14 +343,17 @@ impl DataPath for Guest {
         }
         positions.sort_by_key(|(index, _)| *index);
         positions.dedup_by_key(|(index, _)| *index);
-        if let Some(kept) = &self.kept {
-            positions.iter().for_each(|(index, _)| kept.forget(*index));
-        }
         positions
     }
 
     fn resume(&mut self, device: &Device) -> Result<(), ResumeError> {
         self.try_resume(device).map_err(ResumeError::Other)
+    }
+
+    fn told_position(&mut self, index: usize) {
+        if let Some(kept) = &self.kept {
+            kept.forget(index);
+        }
     }
 
     fn announce(&mut self, mac: [u8; 6]) {

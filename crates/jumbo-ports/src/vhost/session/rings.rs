@@ -133,6 +133,7 @@ impl Session {
             },
         )?;
         let position = self.device.rings.get(index).map(|ring| ring.position);
+        data_path.told_position(index);
         let state = VringState {
             index: index as u32,
             num: base(position.unwrap_or_default(), self.has_packed_positions),
