@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::{fmt, io};
 
 use jumbo_engine::pending::Caps;
+use jumbo_engine::steer::{MICROSOFT_KEY, Toeplitz};
 use jumbo_engine::vnet::Form;
 use rustix::fs::Mode;
 
@@ -47,6 +48,8 @@ pub struct VhostConfig {
     pub mtu: Option<u16>,
     /// Whether packed rings are offered.
     pub packed: bool,
+    /// Whether the guest may have each packet's hash.
+    pub hash_report: bool,
     /// A file of ours in which to keep where packed rings stand, so that a guest
     /// survives the sudden end of this process.
     pub state: Option<PathBuf>,
@@ -155,6 +158,7 @@ fn offer(config: &VhostConfig) -> Offer {
     add(takes.tso_ecn(), feature::GUEST_ECN);
     add(takes.uso(), feature::GUEST_USO4 | feature::GUEST_USO6);
     add(config.packed, feature::RING_PACKED);
+    add(config.hash_report, feature::HASH_REPORT);
     add(config.queue_pairs > 1, feature::MQ);
     add(config.mtu.is_some(), feature::MTU);
     let mut protocol_features = feature::protocol::NET;
@@ -388,6 +392,7 @@ fn terms(device: &Device, memory: Arc<GuestMemory>) -> Terms {
         form,
         mergeable: has(feature::MRG_RXBUF),
         guest_csum: has(feature::GUEST_CSUM),
+        hash: has(feature::HASH_REPORT).then(|| Arc::new(Toeplitz::new(&MICROSOFT_KEY))),
         health: Health::default(),
     }
 }
@@ -502,7 +507,7 @@ fn hands(features: u64) -> Caps {
 
 /// Both directions of each capability, for `jumbo status`.
 pub(super) fn capabilities(offered: u64, acked: u64) -> Vec<Capability> {
-    let rows: [(&'static str, u64); 14] = [
+    let rows: [(&'static str, u64); 15] = [
         ("rx_csum", feature::CSUM),
         ("tx_csum", feature::GUEST_CSUM),
         ("rx_tso4", feature::HOST_TSO4),
@@ -517,6 +522,7 @@ pub(super) fn capabilities(offered: u64, acked: u64) -> Vec<Capability> {
         ("packed", feature::RING_PACKED),
         ("event_idx", feature::EVENT_IDX),
         ("in_order", feature::IN_ORDER),
+        ("hash_report", feature::HASH_REPORT),
     ];
     let row = |(name, bits): (&'static str, u64)| {
         let (offered, in_use) = (offered & bits == bits, acked & bits == bits);
