@@ -237,3 +237,23 @@ fn body(start: usize, len: usize) -> &'static [u8] {
     static ALL: LazyLock<Vec<u8>> = LazyLock::new(|| pattern(0, 1 << 17));
     &ALL[start..start + len]
 }
+
+impl Drop for Rig {
+    /// A test that fails says what the switch saw.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let Ok(state) = self.switch.state() else {
+            return eprintln!("the switch does not answer");
+        };
+        eprintln!(
+            "{:?}\ndrops: {:?}",
+            state.books,
+            crate::support::drops(&state)
+        );
+        for port in 0..self.ports.len() {
+            eprintln!("port {port}: {:?}", self.notices(port));
+        }
+    }
+}
