@@ -294,23 +294,25 @@ impl Plane {
             return;
         };
         let Policy { takes, mtu, .. } = policy;
-        let way = Way {
-            takes,
-            mtu,
-            may_wait,
-        };
-        self.hand_over(id, group, way);
+        self.hand_over(id, group, takes, mtu, may_wait);
         self.send_again(id);
     }
 
-    /// Completes a packet for what `way` says and hands the result to each port of the group.
-    fn hand_over(&mut self, id: PacketId, group: &[PortId], way: Way) {
+    /// Completes a packet for what `takes` says and hands the result to each port of
+    /// the group. A packet for one port may wait there for room, one for many never.
+    fn hand_over(
+        &mut self,
+        id: PacketId,
+        group: &[PortId],
+        takes: Caps,
+        mtu: usize,
+        may_wait: bool,
+    ) {
         let Burst { arena, pool, .. } = &self.burst;
         let packet = arena.packet(id);
-        let plan = plan(packet, way.takes, way.mtu);
+        let plan = plan(packet, takes, mtu);
         let (topology, books, refused) = (&mut self.topology, &mut self.books, &mut self.refused);
         let sent = &mut self.sent;
-        let may_wait = way.may_wait;
         let mut made = 0;
         let result = complete(packet, arena.payload(id), plan, pool, |packet, payload| {
             made += 1;
@@ -354,12 +356,7 @@ impl Plane {
                 continue;
             };
             let Policy { takes, mtu, .. } = slot.policy;
-            let way = Way {
-                takes: without(takes, gso.kind),
-                mtu,
-                may_wait: false,
-            };
-            self.hand_over(id, &[port], way);
+            self.hand_over(id, &[port], without(takes, gso.kind), mtu, false);
         }
     }
 
@@ -408,16 +405,6 @@ impl Plane {
             .get_mut(port)
             .map(|slot| slot.exchange(queue, takes, mtu))
     }
-}
-
-/// On what terms a packet is handed over.
-#[derive(Copy, Clone, Debug)]
-struct Way {
-    takes: Caps,
-    mtu: usize,
-    /// It goes to one port only, and may wait there for room. A packet for many
-    /// never waits for one of them.
-    may_wait: bool,
 }
 
 /// Writes down what a device said to one packet.
