@@ -67,6 +67,23 @@ impl Rig {
         rig
     }
 
+    /// Ends the switch in order, and starts another with the same ports.
+    pub(crate) fn restart(&mut self, workers: usize) {
+        let paths: Vec<_> = self.ports.drain(..).map(|port| port.path).collect();
+        let config = SwitchConfig {
+            workers,
+            ..SwitchConfig::default()
+        };
+        // First the old one: it holds the sockets.
+        drop(std::mem::replace(
+            &mut self.switch,
+            Switch::start(&config).expect("a switch"),
+        ));
+        for path in paths {
+            self.port(|config| config.path = path);
+        }
+    }
+
     pub(crate) fn config(&self) -> VhostConfig {
         let name = format!("vm{}.sock", self.ports.len());
         VhostConfig {
