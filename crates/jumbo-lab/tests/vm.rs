@@ -15,12 +15,13 @@ use jumbo_testkit::pattern;
 use jumbo_testkit::virtio::{Indirect, Layout, MemoryLayout, Options, VirtioNet, feature};
 
 type Result = std::result::Result<(), TestError>;
+type Test = fn() -> Result;
 
 /// Boots take seconds, or minutes where many tests run at once.
 const LONG: Duration = Duration::from_secs(600);
 
 fn main() -> ExitCode {
-    let tests: [(&str, fn() -> Result); 7] = [
+    let tests: [(&str, Test); 7] = [
         ("a_guest_runs_commands", a_guest_runs_commands),
         ("a_guest_talks_over_a_tap", a_guest_talks_over_a_tap),
         (

@@ -78,13 +78,20 @@ impl QemuTools {
             archive.program(program)?;
         }
         let mut order = String::new();
-        for name in MODULES
-            .iter()
-            .copied()
-            .chain(more.iter().map(String::as_str))
-        {
+        let driver = MODULES.iter().map(|&name| (name, false));
+        let more = more.iter().map(|name| (name.as_str(), true));
+        for (name, must) in driver.chain(more) {
+            let Some(content) = module(&self.modules, name)? else {
+                // A part of the driver that is no module is in the kernel.
+                if must {
+                    return Err(Error::Stalled(format!(
+                        "the guest's kernel has no module {name}"
+                    )));
+                }
+                continue;
+            };
             let path = format!("/modules/{name}.ko");
-            archive.file(Path::new(&path), &module(&self.modules, name)?);
+            archive.file(Path::new(&path), &content);
             let _ = writeln!(order, "{path}");
         }
         archive.file(Path::new("/modules/order"), order.as_bytes());
