@@ -55,6 +55,25 @@ pub struct VhostConfig {
     pub state: Option<PathBuf>,
 }
 
+impl VhostConfig {
+    /// Everything that is usual, for a port at `path` with so many workers: one
+    /// queue pair, all offloads, both kinds of rings.
+    pub fn new(path: PathBuf, workers: usize) -> Self {
+        Self {
+            path,
+            client: false,
+            queue_pairs: 1,
+            workers,
+            hands: Caps::ALL,
+            takes: Caps::ALL,
+            mtu: None,
+            packed: true,
+            hash_report: false,
+            state: None,
+        }
+    }
+}
+
 /// What happened to a port; for the operator to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
@@ -161,10 +180,12 @@ fn offer(config: &VhostConfig) -> Offer {
     add(config.hash_report, feature::HASH_REPORT);
     add(config.queue_pairs > 1, feature::MQ);
     add(config.mtu.is_some(), feature::MTU);
-    let mut protocol_features = feature::protocol::NET;
-    if config.mtu.is_none() {
-        protocol_features &= !feature::protocol::MTU;
-    }
+    // Without an MTU the configuration space says nothing that a front end, which
+    // has one of its own, would want; QEMU even warns of it.
+    let protocol_features = match config.mtu {
+        Some(_) => feature::protocol::ALL,
+        None => feature::protocol::NET & !feature::protocol::MTU,
+    };
     Offer {
         features,
         protocol_features,
