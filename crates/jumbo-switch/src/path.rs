@@ -124,7 +124,7 @@ impl Plane {
             Destination::Flood => FLOOD,
             Destination::Port(port) => {
                 let net = self.burst.arena.packet(id).layers().net;
-                let coalesces = |slot: &Slot| slot.coalesces(net);
+                let coalesces = |slot: &Slot| slot.policy.coalesces(net);
                 let coalesces = self.topology.get(port).is_some_and(coalesces);
                 if let (Some(place), true) = (hold, coalesces) {
                     let arena = &mut self.burst.arena;

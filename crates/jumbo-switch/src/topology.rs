@@ -41,6 +41,20 @@ pub struct Policy {
     pub mtu: usize,
 }
 
+impl Policy {
+    /// Whether aggregates of that network protocol are made for the port: it must be
+    /// able to take them, or they would be cut again at once.
+    #[inline]
+    pub fn coalesces(&self, net: Net) -> bool {
+        let takes = match net {
+            Net::V4 => self.takes.tso4(),
+            Net::V6 => self.takes.tso6(),
+            Net::None => false,
+        };
+        takes && self.coalesce == Coalesce::Gro
+    }
+}
+
 /// One worker's part of a port.
 #[derive(Debug)]
 pub struct Slot {
@@ -83,18 +97,6 @@ impl Slot {
         self.refusals = Default::default();
         self.patience = Patience::default();
         std::mem::replace(&mut self.queue, queue)
-    }
-
-    /// Whether aggregates of that network protocol are made for it: it must be
-    /// able to take them, or they would be cut again at once.
-    #[inline]
-    pub fn coalesces(&self, net: Net) -> bool {
-        let takes = match net {
-            Net::V4 => self.policy.takes.tso4(),
-            Net::V6 => self.policy.takes.tso6(),
-            Net::None => false,
-        };
-        takes && self.policy.coalesce == Coalesce::Gro
     }
 
     /// Sends a packet; for one that goes to nobody else, waits a little for room.
