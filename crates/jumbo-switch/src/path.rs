@@ -12,7 +12,7 @@ use jumbo_engine::packet::Packet;
 use jumbo_engine::pending::Caps;
 use jumbo_ports::queue::{Bounds, Burst, Queue, RxEnd, TxFault, data_len};
 
-use crate::counters::Books;
+use crate::counters::{Books, PortCounters};
 use crate::fdb::{Fdb, Learned, Station};
 use crate::forward::{self, Destination, Stay};
 use crate::topology::{Policy, PortId, Slot, Topology, without};
@@ -392,6 +392,13 @@ impl Plane {
     pub fn remove(&mut self, port: PortId) {
         self.fdb.forget(port);
         self.topology.remove(port);
+    }
+
+    /// Takes a port out for good and returns what it had counted.
+    pub fn take(&mut self, port: PortId) -> PortCounters {
+        debug_assert_eq!(self.burst.arena.live(), 0, "in the middle of a burst");
+        self.fdb.forget(port);
+        self.topology.take(port)
     }
 
     /// Exchanges a port's queue. Between bursts nothing refers to what the old one

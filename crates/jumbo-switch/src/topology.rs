@@ -16,7 +16,7 @@ use crate::patience::Patience;
 /// Most ports of a switch: a bound on flooding and on the control plane.
 pub const PORTS_MAX: usize = 1024;
 
-/// Names a port; stays the same for the life of the switch.
+/// Names a port as long as it is there; long after it was removed, another may have its id.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
 pub struct PortId(pub u16);
 
@@ -210,6 +210,20 @@ impl Topology {
         let slot = self.slots.get_mut(usize::from(id.0))?.take()?;
         self.gone.push((id, slot.counters));
         Some(slot.queue)
+    }
+
+    /// Removes a port, if it is still there, with everything that is known of it.
+    /// Returns what it had counted.
+    pub fn take(&mut self, id: PortId) -> PortCounters {
+        self.remove(id);
+        let mut counters = PortCounters::default();
+        self.gone.retain(|(gone, counted)| {
+            if *gone == id {
+                counters.add(counted);
+            }
+            *gone != id
+        });
+        counters
     }
 
     /// The port, while it is there.
