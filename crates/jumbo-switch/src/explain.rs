@@ -317,21 +317,35 @@ fn lacking(kind: Kind, caps: Caps) -> Option<&'static str> {
 }
 
 impl Row {
-    /// Why, in one sentence, with the ports' names.
-    pub fn reason(&self, from: &str, to: &str) -> String {
-        let lacks = |(side, name): (Side, &str)| match side {
-            Side::From => format!("{from} does not hand them over (rx_{name})"),
-            Side::To if self.decision == Decision::AsItCame => {
-                format!("{to} does not take them merged (tx_{name})")
-            }
-            Side::To => format!("{to} does not take them (tx_{name})"),
-        };
-        let lack = self.lacks.map(lacks);
+    /// The capability whose absence decided, as `jumbo status` calls it: seen from the
+    /// switch, what the sender does not hand over is not received.
+    pub fn missing(&self) -> Option<(Side, String)> {
+        self.lacks.map(|(side, name)| match side {
+            Side::From => (side, format!("rx_{name}")),
+            Side::To => (side, format!("tx_{name}")),
+        })
+    }
+
+    /// Why, in one sentence, with the ports' names. `because` is why the capability of
+    /// [`Row::missing`] is not there, where that is known.
+    pub fn reason(&self, from: &str, to: &str, because: Option<&str>) -> String {
         let work = self.work(from, to);
-        match lack {
-            Some(lack) => format!("{lack}: {work}"),
-            None if self.coalesce_off => format!("coalescing is off for {to}: {work}"),
-            None => work,
+        let Some((side, capability)) = self.missing() else {
+            return match self.coalesce_off {
+                true => format!("coalescing is off for {to}: {work}"),
+                false => work,
+            };
+        };
+        let lack = match side {
+            Side::From => format!("{from} does not hand them over"),
+            Side::To if self.decision == Decision::AsItCame => {
+                format!("{to} does not take them merged")
+            }
+            Side::To => format!("{to} does not take them"),
+        };
+        match because {
+            Some(because) => format!("{lack} ({capability}: {because}): {work}"),
+            None => format!("{lack} ({capability}): {work}"),
         }
     }
 

@@ -236,7 +236,7 @@ fn reasons_name_the_port_that_lacks_something() {
     let rows = explain(Source { hands, mtu: 9000 }, &policy);
     let reason = |kind| {
         let row = rows.iter().find(|row| row.kind == kind).expect("a row");
-        row.reason("web", "db")
+        row.reason("web", "db", None)
     };
     assert_eq!(
         reason(Kind::Tcp4Super),
@@ -253,6 +253,11 @@ fn reasons_name_the_port_that_lacks_something() {
     assert_eq!(
         reason(Kind::Tcp4Train),
         "db does not take them merged (tx_tso4): each leaves as it came"
+    );
+    let row = rows.iter().find(|row| row.kind == Kind::Tcp4Super);
+    assert_eq!(
+        row.expect("a row").reason("web", "db", Some("too old")),
+        "db does not take them (tx_tso4: too old): cut here, the checksum of each segment left to db"
     );
     assert_eq!(
         reason(Kind::OverMtu),

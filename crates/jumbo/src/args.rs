@@ -69,6 +69,11 @@ pub(crate) enum Command {
     Status(ClientArgs),
     /// Show each port of the running switch, a line each; with --json its offloads and reasons too
     Ports(ClientArgs),
+    Path(PathArgs),
+    /// Show the forwarding table of the running switch: which address is behind which port
+    Fdb(ClientArgs),
+    AddPort(AddPortArgs),
+    RemovePort(RemovePortArgs),
     Replay(ReplayArgs),
     Check(CheckArgs),
     Explain(ExplainArgs),
@@ -109,7 +114,7 @@ pub(crate) struct RunArgs {
     /// Forget a learned address after so many seconds [default: 300]
     #[arg(long, value_name = "N")]
     pub(crate) fdb_age_s: Option<FdbAge>,
-    /// Where to listen for status and ports [default: the first free number in /run/jumbo or $XDG_RUNTIME_DIR/jumbo]
+    /// Where to listen for status, add-port and their like [default: the first free number in /run/jumbo or $XDG_RUNTIME_DIR/jumbo]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) socket: Option<PathBuf>,
 }
@@ -142,6 +147,49 @@ pub(crate) struct ClientArgs {
     /// Which switch to ask [default: the one that is running]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) socket: Option<PathBuf>,
+}
+
+/// Say who segments, who checksums and who coalesces what goes from one port to another, and why
+///
+/// What holds now: after negotiation, and less what a device has refused since. For the other direction ask with the
+/// names exchanged.
+#[derive(Debug, Args)]
+pub(crate) struct PathArgs {
+    /// The port the packets come from
+    #[arg(value_name = "FROM")]
+    pub(crate) from: String,
+    /// The port they leave by
+    #[arg(value_name = "TO")]
+    pub(crate) to: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// Add a port to the running switch
+///
+/// The switch opens the device, with its own rights and in its own namespace. A socket's relative path is taken from
+/// here.
+#[derive(Debug, Args)]
+#[command(after_help = "The keys of a port are those of jumbo run; see jumbo run --help.")]
+pub(crate) struct AddPortArgs {
+    /// The port, as for jumbo run --port: KIND:DEVICE[,KEY=VALUE...]
+    #[arg(value_name = "SPEC")]
+    pub(crate) spec: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// Remove a port from the running switch
+///
+/// Its device is closed: a TAP that the switch made vanishes, a guest sees its link go. What it had counted stays in
+/// the books.
+#[derive(Debug, Args)]
+pub(crate) struct RemovePortArgs {
+    /// What the port is called
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
 }
 
 /// Run a capture through the engine: what coalesces, what does not, and why

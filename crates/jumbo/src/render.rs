@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 use crate::control::{Ports, Status};
-use crate::switch_api::{Capability, PortState, PortStatus, Snapshot, Traffic};
+use crate::switch_api::{
+    Capability, Fdb, PathEnd, PathReport, PortState, PortStatus, Snapshot, Traffic,
+};
 
 /// Columns of the terminal; None for a file or a pipe, where lines may have any length.
 pub(crate) type Width = Option<u16>;
@@ -33,6 +35,16 @@ pub(crate) fn status(status: &Status, width: Width) -> String {
     let _ = write!(text, "{}\n\n", overview(&switch.ports, width));
     for one in &switch.ports {
         let _ = writeln!(text, "{}", port(one, width));
+    }
+    if let Some(removed) = &switch.removed {
+        let _ = writeln!(
+            text,
+            "removed ports: {}, rx {} packets, tx {}, dropped {}\n",
+            count(removed.ports),
+            count(removed.rx.packets),
+            count(removed.tx.packets),
+            count(removed.dropped),
+        );
     }
     let _ = write!(text, "{}", books(switch, width));
     tidy(&text)
@@ -106,6 +118,103 @@ fn books(switch: &Snapshot, width: Width) -> String {
     format!("{table}\n\nThe books {holds}.")
 }
 
+/// `jumbo path`.
+pub(crate) fn path(report: &PathReport, width: Width) -> String {
+    let PathReport { from, to, rows } = report;
+    let mut text = format!("packets from {} to {}\n", path_end(from), path_end(to));
+    for end in [from, to] {
+        if end.state != PortState::Up {
+            let why = end.why.as_ref().map(|why| format!(" ({why})"));
+            let _ = writeln!(
+                text,
+                "{} is {}{}: nothing passes until it is up, and then other offloads may be in use",
+                end.port,
+                state(end.state),
+                why.unwrap_or_default()
+            );
+        }
+    }
+    let mut table = table(
+        &[
+            "packets",
+            "decision",
+            "segments",
+            "checksums",
+            "coalesces",
+            "why",
+        ],
+        width,
+    );
+    for row in rows {
+        let who = |who: &str| match who {
+            "sender" => from.port.clone(),
+            "receiver" => to.port.clone(),
+            "switch" => "jumbo".to_owned(),
+            _ => "-".to_owned(),
+        };
+        table.add_row([
+            row.packets.clone(),
+            row.decision.clone(),
+            who(&row.segments),
+            who(&row.checksums),
+            who(&row.coalesces),
+            row.reason.clone(),
+        ]);
+    }
+    let _ = write!(text, "\n{table}");
+    tidy(&text)
+}
+
+fn path_end(end: &PathEnd) -> String {
+    format!("{} ({}, mtu {})", end.port, end.kind, end.mtu)
+}
+
+/// `jumbo fdb`: a line per address.
+pub(crate) fn fdb(fdb: &Fdb, width: Width) -> String {
+    if fdb.stations.is_empty() {
+        return "no addresses learned".to_owned();
+    }
+    let mut table = table(&["address", "vlan", "port", "age"], width);
+    align_right(&mut table, 1..2);
+    align_right(&mut table, 3..4);
+    for station in &fdb.stations {
+        table.add_row([
+            station.mac.clone(),
+            station.vlan.map_or("-".to_owned(), |vlan| vlan.to_string()),
+            station.port.clone(),
+            format!("{} s", station.age_s),
+        ]);
+    }
+    tidy(&table.to_string())
+}
+
+/// `jumbo add-port`.
+pub(crate) fn added_port(port: &PortStatus, _: Width) -> String {
+    let why = port.why.as_ref().map(|why| format!(" ({why})"));
+    format!(
+        "added {}: {} {}, {}{}, mtu {}",
+        port.name,
+        port.kind,
+        port.device,
+        state(port.state),
+        why.unwrap_or_default(),
+        port.mtu,
+    )
+}
+
+/// `jumbo remove-port`.
+pub(crate) fn removed_port(port: &PortStatus, _: Width) -> String {
+    format!(
+        "removed {}: {} {}, rx {} packets, tx {}, dropped {}",
+        port.name,
+        port.kind,
+        port.device,
+        count(port.rx.packets),
+        count(port.tx.packets),
+        count(port.dropped),
+    )
+}
+
 /// `jumbo ports`: a line per port.
 pub(crate) fn ports(ports: &Ports, width: Width) -> String {
     tidy(&overview(&ports.ports, width).to_string())
@@ -129,6 +238,15 @@ fn port(port: &PortStatus, width: Width) -> String {
             "\ndone here because it does not take them: {} super-packets segmented, {} checksums finished",
             count(port.software_segmented),
             count(port.software_checksums),
+        );
+    }
+    if let Some(dropped) = port.device_dropped.as_ref().filter(|d| d.rx + d.tx > 0) {
+        let _ = writeln!(
+            text,
+            "\ndropped by the kernel at its device: rx {}, tx {} ({})",
+            count(dropped.rx),
+            count(dropped.tx),
+            dropped.source,
         );
     }
     if !port.capabilities.is_empty() {
