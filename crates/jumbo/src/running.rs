@@ -266,8 +266,10 @@ impl Live {
         let found = specs.find(|(_, spec)| spec.name.as_str() == name);
         found.map(|(id, _)| *id).ok_or_else(|| {
             let names: Vec<_> = self.specs.values().map(|spec| spec.name.as_str()).collect();
-            CliError::usage(format!("there is no port `{name}`"))
-                .way_out(format!("the ports are {}", names.join(", ")))
+            CliError::usage(format!("there is no port `{name}`")).way_out(match names.len() {
+                0 => "there is none".to_owned(),
+                _ => format!("the ports are {}", names.join(", ")),
+            })
         })
     }
 
