@@ -242,10 +242,10 @@ fn row(kind: Kind, hands: Caps, to: &Policy, samples: &mut Samples) -> Row {
         row.lacks = lacking(kind, hands).map(|name| (Side::From, name));
         return row;
     }
-    match kind {
-        Kind::Tcp4Train | Kind::Tcp6Train => train(&mut row, to, samples),
-        _ => samples.with(kind, to.mtu, |packet| single(&mut row, packet, to)),
-    }
+    samples.with(kind, to.mtu, |packet| match kind {
+        Kind::Tcp4Train | Kind::Tcp6Train => train(&mut row, packet, to),
+        _ => single(&mut row, packet, to),
+    });
     row
 }
 
@@ -287,15 +287,15 @@ fn single(row: &mut Row, packet: &Packet, to: &Policy) {
 }
 
 /// Packets that could be merged: are aggregates made for this port?
-fn train(row: &mut Row, to: &Policy, samples: &mut Samples) {
-    if to.coalesces(row.kind.net()) {
+fn train(row: &mut Row, packet: &Packet, to: &Policy) {
+    if to.coalesces(packet) {
         row.decision = Decision::Coalesced;
         row.coalesces = Who::Switch;
         row.segments = Who::Receiver;
         row.checksums = Who::Receiver;
         return;
     }
-    samples.with(row.kind, to.mtu, |packet| single(row, packet, to));
+    single(row, packet, to);
     row.coalesce_off = to.coalesce == Coalesce::Off;
     if !row.coalesce_off {
         row.lacks = lacking(row.kind, to.takes).map(|name| (Side::To, name));

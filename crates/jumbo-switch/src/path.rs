@@ -123,8 +123,8 @@ impl Plane {
             Destination::Stay(reason) => return self.stay(id, reason),
             Destination::Flood => FLOOD,
             Destination::Port(port) => {
-                let net = self.burst.arena.packet(id).layers().net;
-                let coalesces = |slot: &Slot| slot.policy.coalesces(net);
+                let packet = self.burst.arena.packet(id);
+                let coalesces = |slot: &Slot| slot.policy.coalesces(packet);
                 let coalesces = self.topology.get(port).is_some_and(coalesces);
                 if let (Some(place), true) = (hold, coalesces) {
                     let arena = &mut self.burst.arena;

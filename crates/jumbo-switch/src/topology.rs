@@ -42,11 +42,11 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Whether aggregates of that network protocol are made for the port: it must be
-    /// able to take them, or they would be cut again at once.
+    /// Whether packets like this one are merged for the port: it must be able to take
+    /// the aggregate, or that would be cut again at once.
     #[inline]
-    pub fn coalesces(&self, net: Net) -> bool {
-        let takes = match net {
+    pub fn coalesces(&self, packet: &Packet) -> bool {
+        let takes = match packet.layers().net {
             Net::V4 => self.takes.tso4(),
             Net::V6 => self.takes.tso6(),
             Net::None => false,

@@ -1163,6 +1163,12 @@ canonical!(TxFault::Refused => fn refused_packet_is_counted() {
 canonical!(TxFault::PayloadMissing => fn missing_payload_is_counted() {
     counted(TxFault::PayloadMissing, 2, 0);
 });
+canonical!(TxFault::TooLong => fn packet_too_long_for_its_receiver_is_counted() {
+    counted(TxFault::TooLong, 2, 0);
+});
+canonical!(TxFault::Stopped => fn stopped_port_is_counted() {
+    counted(TxFault::Stopped, 2, 0);
+});
 
 // --- packets of all kinds over ports of all kinds ---
 

@@ -102,7 +102,7 @@ pub(crate) struct DemoArgs {
 #[derive(Debug, Args, Default)]
 #[command(after_help = RUN_HELP)]
 pub(crate) struct RunArgs {
-    /// Add a port: tap:DEVICE[,KEY=VALUE...]
+    /// Add a port: tap:DEVICE or vhost-user:PATH, then [,KEY=VALUE...]
     #[arg(long = "port", value_name = "SPEC")]
     pub(crate) ports: Vec<String>,
     /// Read the configuration from a TOML file
@@ -128,6 +128,12 @@ Keys of a port, the same on the command line and in the file:
   csum      on or off: checksums may be left to whoever takes the packet
   tso       on or off: TCP super-packets; needs csum
   uso       on or off: UDP super-packets; needs csum
+
+Keys of vhost-user ports:
+  vhost-user  in a file: the socket's path
+  client    on or off: connect to the socket and retry, instead of listening [default: off]
+  queues    most queue pairs of the guest [default: 1]
+  packed    on or off: packed rings are offered [default: on]
 
 A file:
   workers = 2
