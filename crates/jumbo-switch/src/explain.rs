@@ -234,10 +234,10 @@ fn row(kind: Kind, hands: Caps, to: &Policy, samples: &mut Samples) -> Row {
         coalesce_off: false,
     };
     if !kind.is_handed(hands) {
-        // No super-packet can be handed over without partial checksums; with them, the
-        // sender's own segments go the way of other packets with a partial checksum.
         if kind.is_super() {
             row.segments = Who::Sender;
+            // Its segments are ordinary packets, which may have a partial checksum.
+            row.checksums = self::row(Kind::PartialChecksum, hands, to, samples).checksums;
         }
         row.lacks = lacking(kind, hands).map(|name| (Side::From, name));
         return row;

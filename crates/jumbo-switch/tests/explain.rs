@@ -246,6 +246,10 @@ fn reasons_name_the_port_that_lacks_something() {
         reason(Kind::UdpSuper),
         "web does not hand them over (rx_uso): whatever is behind web segments by itself"
     );
+    // The sender's own segments have partial checksums, which the other takes.
+    let row = rows.iter().find(|row| row.kind == Kind::UdpSuper);
+    let row = row.expect("a row");
+    assert_eq!((row.segments, row.checksums), (Who::Sender, Who::Receiver));
     assert_eq!(
         reason(Kind::Tcp6SuperCwr),
         "db does not take them (tx_tso_ecn): cut here, the checksum of each segment left to db"

@@ -16,7 +16,9 @@ use jumbo_engine::reason::Reason;
 use jumbo_engine::vnet::{HeaderFault, VnetHeader};
 use jumbo_ports::mem::{self, MemHandle, MemPacket};
 use jumbo_ports::pool::{Pool, Region, Regions};
-use jumbo_ports::queue::{Bounds, Burst, Port, PortInfo, Presence, Queue, RxEnd, RxStats, TxFault};
+use jumbo_ports::queue::{
+    Bounds, Burst, Control, Port, PortInfo, Presence, Queue, RxEnd, RxStats, TxFault, Workers,
+};
 use jumbo_switch::fdb::Station;
 use jumbo_switch::forward::Stay;
 use jumbo_switch::path::Plane;
@@ -549,6 +551,33 @@ fn ports_come_and_go_more_often_than_there_are_ids() {
         }
         assert!(ids.len() < 40, "ids are used again: {ids:?}");
         assert_eq!(rig.switch.state().unwrap().ports.len(), 2);
+    });
+}
+
+/// A control side that cannot start.
+#[derive(Debug)]
+struct CannotStart;
+
+impl Control for CannotStart {
+    fn start(self: Box<Self>, _: Box<dyn Workers>) -> Result<Box<dyn Send>, String> {
+        Err("no thread".to_owned())
+    }
+}
+
+#[test]
+fn port_whose_control_side_cannot_start_is_not_there() {
+    both(|workers| {
+        let mut rig = Rig::new(workers).ports(&[Caps::ALL; 2]);
+        let queues = rig.switch.queues();
+        let (mut port, handle) = mem::port("m", queues, Caps::ALL, Caps::ALL, 1500).unwrap();
+        port.control = Some(Box::new(CannotStart));
+        let error = rig.switch.add(port, Coalesce::Gro).expect_err("refused");
+        assert_eq!(error.to_string(), "no thread");
+        rig.put(0, &hello(0));
+        let state = rig.settle();
+        assert_eq!((state.ports.len(), state.removed.ports), (2, 0));
+        assert_eq!(rig.counts(), [0, 1]);
+        assert!(handle.taken().is_empty(), "no worker has it");
     });
 }
 

@@ -160,6 +160,7 @@ pub(crate) struct ClientArgs {
 /// What holds now: after negotiation, and less what a device has refused since. For the other direction ask with the
 /// names exchanged.
 #[derive(Debug, Args)]
+#[command(after_help = PATH_HELP)]
 pub(crate) struct PathArgs {
     /// The port the packets come from
     #[arg(value_name = "FROM")]
@@ -170,6 +171,23 @@ pub(crate) struct PathArgs {
     #[command(flatten)]
     pub(crate) client: ClientArgs,
 }
+
+const PATH_HELP: &str = "\
+Packets:
+  tcp4_super, tcp6_super  TCP super-packets; with _cwr: their first segment carries CWR
+  udp_super               UDP super-packets
+  partial_checksum        ordinary packets whose checksum is still to be finished
+  finished                ordinary packets with nothing left to do
+  tcp4_train, tcp6_train  TCP packets of one flow, one behind the other
+  over_mtu                ordinary packets larger than the MTU of TO
+  segments_over_mtu       super-packets whose segments are
+
+Decisions:
+  whole, left_partial, as_it_came     nothing is done here
+  segmented, checksum_finished        done here, because TO does not take it
+  coalesced                           merged here into super-packets
+  not_handed                          FROM's own end does the work before
+  dropped                             with the reason in jumbo status";
 
 /// Add a port to the running switch
 ///

@@ -404,7 +404,7 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::switch_api::{Books, ReasonCount};
+    use crate::switch_api::{Books, DeviceDropped, FdbEntry, PathRow, ReasonCount, Removed};
 
     fn sample() -> Status {
         let tx = Traffic {
@@ -530,6 +530,83 @@ The books balance."
 port  kind  device  state   mtu  rx packets       rx  tx packets       tx  tx super  tx seg/packet  dropped
 web   tap   web0    up     1500      35'000  53.0 MB       1'200  53.0 MB       900           30.5        0
 db    tap   db0     gone   1500           0      0 B           0      0 B         0            0.0        0"
+        );
+    }
+
+    #[test]
+    fn what_is_not_always_there_has_its_line() {
+        let mut status_of_sample = sample();
+        let switch = &mut status_of_sample.switch;
+        switch.ports[0].device_dropped = Some(DeviceDropped {
+            rx: 1234,
+            tx: 0,
+            source: "there".into(),
+        });
+        switch.removed = Some(Removed {
+            ports: 2,
+            dropped: 3,
+            ..Removed::default()
+        });
+        let page = status(&status_of_sample, None);
+        for line in [
+            "\ndropped by the kernel at its device: rx 1'234, tx 0 (there)\n",
+            "\nremoved ports: 2, rx 0 packets, tx 0, dropped 3\n",
+        ] {
+            assert!(page.contains(line), "{page}");
+        }
+    }
+
+    #[test]
+    fn path_names_who_does_what() {
+        let end = |port: &str, state| PathEnd {
+            port: port.into(),
+            kind: "tap".into(),
+            state,
+            why: None,
+            mtu: 1500,
+        };
+        let row = |segments: &str, checksums: &str| PathRow {
+            packets: "tcp4_super".into(),
+            decision: "segmented".into(),
+            segments: segments.into(),
+            checksums: checksums.into(),
+            coalesces: "nobody".into(),
+            reason: "because".into(),
+        };
+        let report = PathReport {
+            from: end("web", PortState::Up),
+            to: end("db", PortState::Gone),
+            rows: vec![row("switch", "receiver"), row("sender", "switch")],
+        };
+        assert_eq!(
+            path(&report, None),
+            "\
+packets from web (tap, mtu 1500) to db (tap, mtu 1500)
+db is gone: nothing passes until it is up, and then other offloads may be in use
+
+packets     decision   segments  checksums  coalesces  why
+tcp4_super  segmented  jumbo     db         -          because
+tcp4_super  segmented  web       jumbo      -          because"
+        );
+    }
+
+    #[test]
+    fn fdb_is_a_line_each() {
+        let entry = |vlan, age_s| FdbEntry {
+            mac: "02:00:00:00:00:01".into(),
+            vlan,
+            port: "web".into(),
+            age_s,
+        };
+        let table = Fdb {
+            stations: vec![entry(None, 3), entry(Some(7), 200)],
+        };
+        assert_eq!(
+            fdb(&table, None),
+            "\
+address            vlan  port    age
+02:00:00:00:00:01     -  web     3 s
+02:00:00:00:00:01     7  web   200 s"
         );
     }
 

@@ -180,6 +180,32 @@ fn ports_asks_one_line_and_shows_table_or_json() {
 }
 
 #[test]
+fn commands_ask_in_one_line_and_end_as_the_switch_says() {
+    let refusal = "{\"ok\":false,\"error\":\"it is gone; look there\",\"code\":3}\n";
+    for (args, line) in [
+        (
+            &["path", "a", "b c"][..],
+            r#"{"cmd":"path","from":"a","to":"b c"}"#,
+        ),
+        (&["fdb"], r#"{"cmd":"fdb"}"#),
+        (
+            &["add-port", "tap:a,mtu=1500"],
+            r#"{"cmd":"add_port","spec":"tap:a,mtu=1500"}"#,
+        ),
+        (
+            &["add-port", "vhost-user:/run/a,client"],
+            r#"{"cmd":"add_port","spec":"vhost-user:/run/a,client"}"#,
+        ),
+        (&["remove-port", "a"], r#"{"cmd":"remove_port","name":"a"}"#),
+    ] {
+        let (output, asked) = ask(args, refusal);
+        assert_eq!(asked, format!("{line}\n"));
+        assert_eq!(output.status.code(), Some(3), "{args:?}");
+        assert_eq!(stderr(&output), "error: it is gone; look there\n");
+    }
+}
+
+#[test]
 fn strange_answers_are_errors_and_no_panics() {
     for (answer, code, words) in [
         ("", 1, "closed the connection without an answer"),
