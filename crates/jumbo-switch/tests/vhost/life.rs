@@ -486,12 +486,15 @@ fn a_burst_is_one_kick_and_one_call() {
             calls
         };
         // Wanted.
+        // A worker that is awake already may see a burst in parts; one that sleeps sees it whole.
+        let mut least = u64::MAX;
         for _ in 0..20 {
             let _ = b.net.lane(0).ring.enable_interrupts();
             let calls = burst(a, b, 50);
-            // A worker that is awake already may see the burst in two or three parts.
-            assert!((1..=3).contains(&calls), "format {bits}: {calls}");
+            assert!(calls >= 1, "format {bits}");
+            least = least.min(calls);
         }
+        assert_eq!(least, 1, "format {bits}");
         // Not wanted.
         b.net.lane(0).ring.disable_interrupts();
         let _ = b.net.lane(0).call.drain();
