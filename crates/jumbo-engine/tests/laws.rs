@@ -1122,7 +1122,7 @@ fn neighbours_become_one_piece() {
             let slices = SliceMemory::new(&memory, Kernels::portable());
             let offer = gro.offer(&mut arena, admitted.id, &slices);
             if let jumbo_engine::coalesce::Offer::Hold(slot) = offer {
-                gro.hold(&mut arena, admitted.id, slot, 0);
+                gro.hold(&mut arena, admitted.id, slot, 0, &slices).expect("sound");
             }
         }
         gro.flush(&mut arena, End::BurstEnd);

@@ -126,8 +126,14 @@ impl Rig {
             Offer::Merged => {}
             Offer::Hold(slot) => {
                 let before = self.gro.stats().clone();
-                self.gro.hold(&mut self.arena, admitted.id, slot, index);
+                let memory = SliceMemory::new(&self.memory, Kernels::portable());
+                let arena = &mut self.arena;
+                let held = self.gro.hold(arena, admitted.id, slot, index, &memory);
                 self.note_ended(&before);
+                if let Err(alone) = held {
+                    self.gro.ready().push(Ready::alone(admitted.id, index));
+                    self.whys.push(Why::Alone(alone));
+                }
             }
             Offer::Alone(alone) => {
                 self.gro.ready().push(Ready::alone(admitted.id, index));
