@@ -122,6 +122,7 @@ impl Taker {
             self.burst.arena.release(id);
         }
         self.burst.reset_if_empty();
+        subject.queue.release();
         (end, all, ours)
     }
 
@@ -135,7 +136,7 @@ impl Taker {
             match end {
                 RxEnd::More => {}
                 RxEnd::Drained => return (all, ours),
-                RxEnd::Gone => panic!("gone without having been taken away"),
+                RxEnd::Gone | RxEnd::Stopped => panic!("ended without having been taken away"),
             }
         }
         panic!("never drained");
@@ -150,7 +151,11 @@ fn sample_of(burst: &Burst, id: PacketId) -> Sample {
         .expect("room for any header");
     bytes.truncate(len);
     for frag in burst.arena.payload(id) {
-        bytes.extend_from_slice(burst.pool.bytes(frag).expect("payload in the pool"));
+        burst
+            .pool
+            .piece(frag)
+            .expect("payload in the pool")
+            .append_to(&mut bytes);
     }
     Sample {
         vnet: VnetHeader::of(packet),

@@ -1,9 +1,10 @@
 //! Where Jumbo's packets come from and go to.
 //!
 //! * [`queue`]: what every port is to the switch.
-//! * [`pool`]: the memory a worker receives into.
+//! * [`pool`]: the memory of a burst, a worker's own and lent.
 //! * [`tap`]: the host's own stack.
 //! * [`mem`]: packets from and to memory, for tests.
+//! * [`vhost`]: virtual machines.
 //! * [`tagged`]: a wrapper that puts a port into a VLAN.
 //! * [`conformance`]: what every port must pass.
 //! * [`capture`]: capture files, read and written.
@@ -11,11 +12,13 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+mod sys;
 pub mod queue;
 pub mod pool;
 pub mod tap;
 pub mod mem;
 pub mod tagged;
+pub mod vhost;
 #[doc(hidden)]
 pub mod conformance;
 pub mod capture;

@@ -12,7 +12,7 @@ use jumbo_engine::vnet::{Form, HeaderFault, Trust, VnetHeader};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::pool::Pool;
-use crate::queue::{Burst, PACKET_ROOM, Port, PortInfo, Queue, RxEnd, RxStats, TxFault};
+use crate::queue::{Burst, PACKET_ROOM, Port, PortInfo, Presence, Queue, RxEnd, RxStats, TxFault};
 
 const FORM: Form = Form::Modern12;
 
@@ -114,8 +114,10 @@ pub fn port(
             takes,
             mtu,
             capabilities: Vec::new(),
+            presence: Presence::Up,
         },
         queues: (0..queues).map(queue).collect(),
+        control: None,
     };
     Ok((port, MemHandle { shared }))
 }
@@ -169,9 +171,8 @@ impl Queue for MemQueue {
         let mut head = [0; HEADER_ROOM + 8];
         let len = packet.write_header(&mut head).unwrap_or(0);
         let mut bytes = head[..len].to_vec();
-        for frag in payload {
-            bytes.extend_from_slice(pool.bytes(frag).ok_or(TxFault::PayloadMissing)?);
-        }
+        pool.append_to(payload, &mut bytes)
+            .ok_or(TxFault::PayloadMissing)?;
         let vnet = VnetHeader::of(packet);
         locked(&self.shared.outbox).push(MemPacket { vnet, bytes });
         Ok(())

@@ -1,30 +1,75 @@
-//! The memory a worker receives into: one buffer, filled front to back, emptied all at once.
+//! The memory of a burst: the worker's own buffer, and what ports lend it.
 //!
-//! A packet takes what it needs and no more, so a burst of small packets stays
-//! in a few cache lines and a super-packet still lies in one piece. Nothing is
-//! freed singly: when no packet of the burst is left, the cursor goes back.
+//! The buffer is filled front to back and emptied all at once. A packet takes what
+//! it needs and no more, so a burst of small packets stays in a few cache lines
+//! and a super-packet still lies in one piece. Nothing is freed singly: when no
+//! packet of the burst is left, the cursor goes back.
+//!
+//! A port whose packets lie in memory it shares with somebody (a guest's RAM, a
+//! ring of the kernel) lends that memory for the burst instead of copying. All
+//! that is lent is given back when the burst ends, so memory may go away between
+//! two bursts and at no other time.
 
-use jumbo_engine::arena::Memory;
+use std::sync::Arc;
+
+use jumbo_engine::arena::{Memory, Pieces};
 use jumbo_engine::checksum::{Kernels, Sum, udp_nonzero};
 use jumbo_engine::packet::Frag;
+
+pub use crate::sys::region::{Piece, Region};
 
 /// Where a packet's bytes start is a multiple of this: a cache line.
 const ALIGN: usize = 64;
 
-/// The buffer.
+/// The top bit of a place says that it is in lent memory. Then follow who lends
+/// (11 bits), which of its regions (8), and the offset (44: 16 TiB).
+const LENT: u64 = 1 << 63;
+const LENDER_AT: u32 = 52;
+const REGION_AT: u32 = 44;
+const OFFSET_MASK: u64 = (1 << REGION_AT) - 1;
+
+/// Most lenders of a burst. A port that finds no place among them waits for the next.
+pub const LENDERS_MAX: usize = 1 << 11;
+
+/// Most regions of a lender.
+pub const REGIONS_MAX: usize = 1 << 8;
+
+/// Largest region, bytes.
+pub const REGION_LEN_MAX: u64 = 1 << REGION_AT;
+
+/// Memory that a port lends: the regions of one guest, the ring of one socket.
+/// At most [`REGIONS_MAX`] of at most [`REGION_LEN_MAX`] bytes are reached.
+pub type Regions = Arc<[Arc<Region>]>;
+
+/// Who lends, in this burst.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Lender(u64);
+
+impl Lender {
+    /// The place `offset` bytes into one of the lender's regions.
+    #[inline]
+    #[must_use]
+    pub fn at(self, region: u8, offset: u64) -> u64 {
+        self.0 | u64::from(region) << REGION_AT | offset & OFFSET_MASK
+    }
+}
+
+/// The memory of a burst.
 #[derive(Debug)]
 pub struct Pool {
     bytes: Box<[u8]>,
     cursor: usize,
+    lent: Vec<Regions>,
     kernels: Kernels,
 }
 
 impl Pool {
-    /// A pool of so many bytes. Allocates once.
+    /// A pool of so many bytes of its own. Allocates all it will ever need.
     pub fn new(len: usize, kernels: Kernels) -> Self {
         Self {
             bytes: vec![0; len].into_boxed_slice(),
             cursor: 0,
+            lent: Vec::with_capacity(LENDERS_MAX),
             kernels,
         }
     }
@@ -50,32 +95,88 @@ impl Pool {
         at as u64
     }
 
-    /// Frees everything. No frag of this pool may be used afterwards; one that
-    /// is reads other packets' bytes, never memory outside the pool.
+    /// Borrows `regions` until the end of the burst; `None` if too many have lent.
+    #[inline]
+    pub fn borrow(&mut self, regions: &Regions) -> Option<Lender> {
+        let known = self.lent.iter().position(|lent| Arc::ptr_eq(lent, regions));
+        let index = match known {
+            Some(index) => index,
+            None if self.lent.len() == LENDERS_MAX => return None,
+            None => {
+                self.lent.push(regions.clone());
+                self.lent.len() - 1
+            }
+        };
+        Some(Lender(LENT | (index as u64) << LENDER_AT))
+    }
+
+    /// Frees everything and gives back what was lent. A frag that is used
+    /// afterwards reads another packet's bytes or none, never memory outside.
     #[inline]
     pub fn reset(&mut self) {
         self.cursor = 0;
+        self.lent.clear();
     }
 
-    /// The bytes of a frag, or `None` if they are not inside.
+    /// The bytes of a frag, or `None` if they are not there.
     #[inline]
-    pub fn bytes(&self, frag: Frag) -> Option<&[u8]> {
+    pub fn piece(&self, frag: Frag) -> Option<Piece<'_>> {
+        if frag.at & LENT != 0 {
+            return self.lent_piece(frag);
+        }
         let start = usize::try_from(frag.at).ok()?;
-        self.bytes.get(start..start.checked_add(frag.len as usize)?)
+        let bytes = self
+            .bytes
+            .get(start..start.checked_add(frag.len as usize)?)?;
+        Some(Piece::of(bytes))
+    }
+
+    #[inline]
+    fn lent_piece(&self, frag: Frag) -> Option<Piece<'_>> {
+        let lender = (frag.at >> LENDER_AT) as usize & (LENDERS_MAX - 1);
+        let region = (frag.at >> REGION_AT) as usize & (REGIONS_MAX - 1);
+        let region = self.lent.get(lender)?.get(region)?;
+        region.piece(frag.at & OFFSET_MASK, frag.len)
+    }
+
+    /// Copies a packet that lies in lent memory into the pool's own. Returns where
+    /// it is now and how long; `None` if there is no room or a piece is not there.
+    #[cold]
+    pub fn promote(&mut self, body: &[Frag]) -> Option<(u64, usize)> {
+        let mut len = 0;
+        for frag in body {
+            let lender = (frag.at >> LENDER_AT) as usize & (LENDERS_MAX - 1);
+            let region = (frag.at >> REGION_AT) as usize & (REGIONS_MAX - 1);
+            let region = self.lent.get(lender)?.get(region)?.clone();
+            let piece = region.piece(frag.at & OFFSET_MASK, frag.len)?;
+            let room = self.space().get_mut(len..len + piece.len())?;
+            len += piece.copy_to(room);
+        }
+        Some((self.take(len), len))
+    }
+
+    /// Appends the bytes of all pieces to `out`; `None` if one is not there.
+    pub fn append_to(&self, pieces: Pieces<'_>, out: &mut Vec<u8>) -> Option<()> {
+        for frag in pieces {
+            self.piece(frag)?.append_to(out);
+        }
+        Some(())
     }
 
     /// Finishes the checksum of the packet that begins at `at` and is `len` bytes
     /// long: the sum from its byte `start` to its end, written `offset` bytes
-    /// behind that. `None` if the field is not inside the packet.
+    /// behind that. `None` if the field is not inside the packet, or the packet
+    /// not in the pool's own bytes.
     pub fn finish_checksum(&mut self, at: u64, len: u32, start: u16, offset: u16) -> Option<()> {
         let rest = len.checked_sub(u32::from(start))?;
         let summed = Frag::new(at + u64::from(start), rest);
         // Whose checksum it is is not known here. All take 0xffff for 0, which
         // only UDP must not send (Linux `net/core/dev.c` `skb_checksum_help`).
         let check = udp_nonzero(self.sum(summed)?.checksum());
-        let packet = &mut self.bytes[usize::try_from(summed.at).ok()?..][..rest as usize];
+        let packet = self.bytes.get_mut(usize::try_from(summed.at).ok()?..)?;
         let field = usize::from(offset);
         packet
+            .get_mut(..rest as usize)?
             .get_mut(field..field + 2)?
             .copy_from_slice(&check.to_be_bytes());
         Some(())
@@ -87,7 +188,7 @@ impl Pool {
         self.peek(self.cursor as u64, len)
     }
 
-    /// `len` bytes from `at` on, as many of them as there are.
+    /// `len` of the pool's own bytes from `at` on, as many of them as there are.
     #[inline]
     pub fn peek(&self, at: u64, len: usize) -> &[u8] {
         let start = (at as usize).min(self.bytes.len());
@@ -99,6 +200,6 @@ impl Pool {
 impl Memory for Pool {
     #[inline]
     fn sum(&self, frag: Frag) -> Option<Sum> {
-        Some(self.kernels.sum(self.bytes(frag)?))
+        Some(self.piece(frag)?.sum(&self.kernels))
     }
 }

@@ -5,11 +5,17 @@
 //! Contract of a queue, checked by [`crate::conformance`]:
 //! * `rx` never blocks; it appends to `burst.batch` what it admitted, counts what
 //!   it refused, and takes at most `batch_packets` packets or about `batch_bytes` bytes.
-//! * `tx` consumes: when it returns, the packet's bytes have been copied out.
+//! * What `rx` admitted may lie in memory that the port lends ([`crate::pool`]); it stays
+//!   as it is until `release`.
+//! * `tx` consumes: when it returns, the packet's bytes have been copied out. The
+//!   receiver need not see them before `publish`.
 //! * A device that went away is [`RxEnd::Gone`] or [`TxFault::Gone`], once and for all.
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use jumbo_engine::arena::{Admitted, Arena, PacketId, Pieces};
 use jumbo_engine::checksum::Kernels;
@@ -42,8 +48,19 @@ reasons! {
         Refused = "refused",
         /// The packet's payload is no longer there.
         PayloadMissing = "payload_missing",
+        /// The receiver's buffers are too small for it.
+        TooLong = "too_long",
+        /// The port has stopped: its other end broke the rules.
+        Stopped = "stopped",
     }
 }
+
+/// Room for pieces of payload: a super-packet in a guest's memory has one for each
+/// page, and a burst is only in part super-packets.
+const FRAGS_PER_PACKET: usize = 8;
+
+/// Most pieces of payload that one packet may come in.
+pub const PACKET_FRAGS_MAX: usize = 1024;
 
 /// How a call of `rx` ended.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -54,6 +71,8 @@ pub enum RxEnd {
     More,
     /// The device went away.
     Gone,
+    /// Nothing more comes from this queue until it is replaced; it may still send.
+    Stopped,
 }
 
 /// What one port received, by one worker.
@@ -162,7 +181,10 @@ impl Burst {
     /// An empty burst. Allocates all it will ever need.
     pub fn new(bounds: Bounds, kernels: Kernels) -> Self {
         Self {
-            arena: Arena::new(bounds.burst_packets, 2 * bounds.burst_packets),
+            arena: Arena::new(
+                bounds.burst_packets,
+                FRAGS_PER_PACKET * bounds.burst_packets,
+            ),
             pool: Pool::new(bounds.pool_bytes, kernels),
             batch: Vec::with_capacity(bounds.batch_packets),
             bounds,
@@ -173,7 +195,7 @@ impl Burst {
     #[inline]
     pub fn has_room(&self) -> bool {
         self.arena.free_packets() > 0
-            && self.arena.free_frags() > 0
+            && self.arena.free_frags() >= PACKET_FRAGS_MAX
             && self.pool.space_len() >= PACKET_ROOM
     }
 
@@ -192,6 +214,35 @@ impl Burst {
         let result = match (self.admit_at(link, at, len, vnet), vnet) {
             (Err(HeaderFault::CsumFieldTooDeep), Some((header, trust))) if !header.is_gso() => {
                 self.admit_finished(link, at, len, header, trust)
+            }
+            (result, _) => result,
+        };
+        match result {
+            Ok(admitted) => self.note(admitted, stats),
+            Err(fault) => stats.faults.count(fault),
+        }
+    }
+
+    /// Admits a packet that lies in lent memory: `head` is a private copy of its
+    /// first bytes, `body` where all of it is.
+    ///
+    /// A packet whose checksum field lies too deep to be kept private is copied
+    /// into the pool and its checksum finished there.
+    #[inline]
+    pub fn admit_lent(
+        &mut self,
+        link: Link,
+        head: &[u8],
+        body: &[Frag],
+        vnet: Option<(&VnetHeader, Trust)>,
+        stats: &mut RxStats,
+    ) {
+        let result = match (self.arena.admit(link, head, body, vnet), vnet) {
+            (Err(HeaderFault::CsumFieldTooDeep), Some((header, trust))) if !header.is_gso() => {
+                match self.pool.promote(body) {
+                    Some((at, len)) => self.admit_finished(link, at, len, header, trust),
+                    None => Err(HeaderFault::NoRoom),
+                }
             }
             (result, _) => result,
         };
@@ -272,7 +323,7 @@ pub fn data_len(packet: &Packet) -> u32 {
 }
 
 /// One queue of a port.
-pub trait Queue: Send + Debug {
+pub trait Queue: Send + Debug + Any {
     /// Receives a batch.
     fn rx(&mut self, burst: &mut Burst, stats: &mut RxStats) -> RxEnd;
 
@@ -282,8 +333,42 @@ pub trait Queue: Send + Debug {
     /// The [`TxFault`] for which it did not leave.
     fn tx(&mut self, packet: &Packet, payload: Pieces<'_>, pool: &Pool) -> Result<(), TxFault>;
 
+    /// Shows the receiver what was sent since the last call, and wakes it if it
+    /// wants to be: once for each batch in which something was sent.
+    fn publish(&mut self) {}
+
+    /// Nobody refers to what was received any more: its memory goes back to its
+    /// owner. Called once for each burst in which something was received.
+    fn release(&mut self) {}
+
+    /// Whether a queue that was full may soon have room again: the receiver makes
+    /// it, and we can wait for that. A device of the kernel's drops by itself.
+    fn can_wait(&self) -> bool {
+        false
+    }
+
+    /// Waits until the receiver made room, at most that long. The caller tries again.
+    fn wait_for_room(&mut self, _timeout: Duration) {}
+
+    /// Why the queue has stopped, once it has.
+    fn stopped_by(&self) -> Option<String> {
+        None
+    }
+
     /// What becomes readable when packets are ready; `None` if only asking tells.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
+}
+
+/// Whether a port's other end is there.
+#[derive(Clone, Debug, Default)]
+pub enum Presence {
+    /// It is.
+    #[default]
+    Up,
+    /// Not yet, or not any more; what it waits for.
+    Waiting(String),
+    /// It is, until it breaks the rules: then why the port has stopped.
+    Live(Arc<OnceLock<String>>),
 }
 
 /// What a port is, apart from its queues.
@@ -301,6 +386,8 @@ pub struct PortInfo {
     pub mtu: usize,
     /// Each capability and, where it is not in use, why.
     pub capabilities: Vec<Capability>,
+    /// Whether its other end is there.
+    pub presence: Presence,
 }
 
 /// One capability of a port.
@@ -323,4 +410,32 @@ pub struct Port {
     pub info: PortInfo,
     /// One queue per worker, in their order.
     pub queues: Vec<Box<dyn Queue>>,
+    /// Who exchanges the queues while the switch runs, if somebody does.
+    pub control: Option<Box<dyn Control>>,
+}
+
+/// The side of a port that is not on the packet's path: it exchanges queues as the
+/// port's other end comes, changes its mind, and goes.
+pub trait Control: Send + Debug {
+    /// Starts. Returns what stops it when dropped.
+    ///
+    /// # Errors
+    /// What the machine refuses, in words.
+    fn start(self: Box<Self>, workers: Box<dyn Workers>) -> Result<Box<dyn Send>, String>;
+}
+
+/// The workers, as a port's control side reaches them. Calls wait until every
+/// worker is between two bursts, so that on return nobody refers to memory that
+/// the old queues had lent.
+pub trait Workers: Send + Debug {
+    /// Exchanges the port's queues, one per worker, and what the port is. Returns
+    /// the old ones in the same order; none if the switch has stopped or the port
+    /// was removed.
+    fn exchange(&mut self, queues: Vec<Box<dyn Queue>>, info: PortInfo) -> Vec<Box<dyn Queue>>;
+
+    /// Changes what is shown of the port; its queues stay.
+    fn tell(&mut self, info: PortInfo);
+
+    /// A station has moved to this port.
+    fn announce(&mut self, station: [u8; 6]);
 }

@@ -3,6 +3,7 @@
 //! is one received with so many tags that there is no room for another.
 
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use jumbo_engine::arena::Pieces;
 use jumbo_engine::packet::{Packet, Tag};
@@ -55,6 +56,26 @@ impl Queue for Tagged {
             _ => return Err(TxFault::Refused),
         }
         self.inner.tx(&untagged, payload, pool)
+    }
+
+    fn publish(&mut self) {
+        self.inner.publish();
+    }
+
+    fn release(&mut self) {
+        self.inner.release();
+    }
+
+    fn can_wait(&self) -> bool {
+        self.inner.can_wait()
+    }
+
+    fn wait_for_room(&mut self, timeout: Duration) {
+        self.inner.wait_for_room(timeout);
+    }
+
+    fn stopped_by(&self) -> Option<String> {
+        self.inner.stopped_by()
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

@@ -22,6 +22,11 @@ pub struct Station {
 }
 
 impl Station {
+    /// An address outside any VLAN.
+    pub fn untagged(mac: [u8; 6]) -> Self {
+        Self { vid: 0, mac }
+    }
+
     fn key(self) -> u64 {
         let [a, b, c, d, e, f] = self.mac;
         // Bit 63 marks a used entry.

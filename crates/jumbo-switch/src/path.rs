@@ -10,7 +10,7 @@ use jumbo_engine::coalesce::{Coalescer, End, GRO, Offer, Ready};
 use jumbo_engine::complete::{Plan, complete, plan};
 use jumbo_engine::packet::Packet;
 use jumbo_engine::pending::Caps;
-use jumbo_ports::queue::{Bounds, Burst, RxEnd, TxFault, data_len};
+use jumbo_ports::queue::{Bounds, Burst, Queue, RxEnd, TxFault, data_len};
 
 use crate::counters::Books;
 use crate::fdb::{Fdb, Learned, Station};
@@ -38,6 +38,9 @@ pub struct Plane {
     targets: Vec<PortId>,
     group: Vec<PortId>,
     refused: Vec<PortId>,
+    /// Ports that sent in this batch, and that received in this burst.
+    sent: Vec<PortId>,
+    received: Vec<PortId>,
 }
 
 impl Plane {
@@ -54,6 +57,8 @@ impl Plane {
             targets: Vec::with_capacity(crate::topology::PORTS_MAX),
             group: Vec::with_capacity(crate::topology::PORTS_MAX),
             refused: Vec::with_capacity(crate::topology::PORTS_MAX),
+            sent: Vec::with_capacity(crate::topology::PORTS_MAX),
+            received: Vec::with_capacity(crate::topology::PORTS_MAX),
         }
     }
 
@@ -84,6 +89,9 @@ impl Plane {
         let refused_before = slot.counters.rx.faults.total();
         let end = slot.queue.rx(&mut self.burst, &mut slot.counters.rx);
         let refused = slot.counters.rx.faults.total() - refused_before;
+        if !std::mem::replace(&mut slot.received, true) {
+            self.received.push(from);
+        }
         self.books.received += self.burst.batch.len() as u64 + refused;
         self.books.dropped += refused;
         self.taken += self.burst.batch.len();
@@ -199,9 +207,31 @@ impl Plane {
             self.burst.arena.release(id);
         }
         *self.coalescer.ready() = ready;
+        self.publish();
         if self.burst.arena.live() == 0 {
-            self.burst.pool.reset();
-            self.taken = 0;
+            self.release();
+        }
+    }
+
+    /// Shows receivers what was sent to them.
+    fn publish(&mut self) {
+        for port in self.sent.drain(..) {
+            if let Some(slot) = self.topology.get_mut(port) {
+                slot.sent = false;
+                slot.queue.publish();
+            }
+        }
+    }
+
+    /// No packet is left: what senders had lent goes back to them.
+    fn release(&mut self) {
+        self.burst.pool.reset();
+        self.taken = 0;
+        for port in self.received.drain(..) {
+            if let Some(slot) = self.topology.get_mut(port) {
+                slot.received = false;
+                slot.queue.release();
+            }
         }
     }
 
@@ -273,6 +303,7 @@ impl Plane {
         let packet = arena.packet(id);
         let plan = plan(packet, takes, mtu);
         let (topology, books, refused) = (&mut self.topology, &mut self.books, &mut self.refused);
+        let sent = &mut self.sent;
         let mut made = 0;
         let result = complete(packet, arena.payload(id), plan, pool, |packet, payload| {
             made += 1;
@@ -281,6 +312,9 @@ impl Plane {
                     continue;
                 };
                 let answer = slot.queue.tx(packet, payload, pool);
+                if !std::mem::replace(&mut slot.sent, true) {
+                    sent.push(*port);
+                }
                 note_answer(slot, packet, answer, books, refused);
             }
         });
@@ -346,6 +380,21 @@ impl Plane {
     pub fn remove(&mut self, port: PortId) {
         self.fdb.forget(port);
         self.topology.remove(port);
+    }
+
+    /// Exchanges a port's queue. Between bursts nothing refers to what the old one
+    /// had lent. `None` if the port is not there.
+    pub fn exchange(
+        &mut self,
+        port: PortId,
+        queue: Box<dyn Queue>,
+        takes: Caps,
+        mtu: usize,
+    ) -> Option<Box<dyn Queue>> {
+        debug_assert_eq!(self.burst.arena.live(), 0, "in the middle of a burst");
+        self.topology
+            .get_mut(port)
+            .map(|slot| slot.exchange(queue, takes, mtu))
     }
 }
 

@@ -1,18 +1,20 @@
 //! The workers together: start them, hand them ports, ask, stop.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use jumbo_engine::pending::Caps;
-use jumbo_ports::queue::{Bounds, Port, PortInfo};
+use jumbo_ports::queue::{Bounds, Port, PortInfo, Queue, Workers};
 use rustix::io::Errno;
 
 use crate::counters::{Books, PortCounters};
+use crate::fdb::Station;
 use crate::path::Plane;
 use crate::sys::CpuTime;
 use crate::topology::{Coalesce, PORTS_MAX, Policy, PortId, Slot};
-use crate::worker::{Mailbox, Message, Report, Worker};
+use crate::worker::{Exchange, Mailbox, Message, Report, Worker};
 
 /// How long a worker may take to answer: it does so between two bursts.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,6 +68,9 @@ pub enum SwitchError {
         /// What the switch wants.
         wants: usize,
     },
+    /// A port's control side cannot start.
+    #[error("{0}")]
+    Control(String),
     /// A worker has ended, which it never should.
     #[error("a worker has ended")]
     WorkerGone,
@@ -75,9 +80,74 @@ pub enum SwitchError {
 #[derive(Debug)]
 pub struct Switch {
     workers: Vec<(Mailbox, Option<JoinHandle<()>>)>,
-    ports: Vec<(PortId, PortInfo, Coalesce)>,
+    ports: Vec<Entry>,
     next: u16,
     events: Option<Receiver<Event>>,
+}
+
+/// A port as the control side knows it.
+#[derive(Debug)]
+struct Entry {
+    id: PortId,
+    /// Changed by the port's own control side while the switch runs.
+    info: Arc<Mutex<PortInfo>>,
+    coalesce: Coalesce,
+    /// Stops the port's control side when dropped.
+    control: Option<Running>,
+}
+
+/// A port's control side, while it runs.
+struct Running(#[expect(dead_code, reason = "held to be dropped")] Box<dyn Send>);
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Running")
+    }
+}
+
+/// The workers, as one port's control side reaches them.
+#[derive(Debug)]
+struct Reach {
+    port: PortId,
+    mailboxes: Vec<Mailbox>,
+    info: Arc<Mutex<PortInfo>>,
+}
+
+fn set_info(shown: &Mutex<PortInfo>, info: PortInfo) {
+    *shown.lock().unwrap_or_else(PoisonError::into_inner) = info;
+}
+
+impl Workers for Reach {
+    fn exchange(&mut self, queues: Vec<Box<dyn Queue>>, info: PortInfo) -> Vec<Box<dyn Queue>> {
+        let (reply, answers) = channel();
+        for (worker, (mailbox, queue)) in self.mailboxes.iter().zip(queues).enumerate() {
+            let exchange = Exchange {
+                port: self.port,
+                queue,
+                takes: info.takes,
+                mtu: info.mtu,
+                reply: reply.clone(),
+                worker,
+            };
+            mailbox.send(Message::Exchange(Box::new(exchange)));
+        }
+        drop(reply);
+        set_info(&self.info, info);
+        // Ends when every worker has answered or dropped the question.
+        let mut old: Vec<_> = answers.iter().collect();
+        old.sort_by_key(|(worker, _)| *worker);
+        old.into_iter().map(|(_, queue)| queue).collect()
+    }
+
+    fn tell(&mut self, info: PortInfo) {
+        set_info(&self.info, info);
+    }
+
+    fn announce(&mut self, station: [u8; 6]) {
+        for mailbox in &self.mailboxes {
+            mailbox.send(Message::Learn(Station::untagged(station), self.port));
+        }
+    }
 }
 
 /// What the operator should hear of, as it happens.
@@ -214,18 +284,38 @@ impl Switch {
             takes: port.info.takes,
             mtu: port.info.mtu,
         };
+        let info = Arc::new(Mutex::new(port.info));
         for ((mailbox, _), queue) in self.workers.iter().zip(port.queues) {
             let slot = Box::new(Slot::new(id, queue, policy));
             if !mailbox.send(Message::Add(slot)) {
                 return Err(SwitchError::WorkerGone);
             }
         }
-        self.ports.push((id, port.info, coalesce));
+        let mut entry = Entry {
+            id,
+            info: info.clone(),
+            coalesce,
+            control: None,
+        };
+        if let Some(control) = port.control {
+            let mailboxes = self.workers.iter().map(|(mailbox, _)| mailbox.clone());
+            let reach = Reach {
+                port: id,
+                mailboxes: mailboxes.collect(),
+                info,
+            };
+            let running = control.start(Box::new(reach));
+            entry.control = Some(Running(running.map_err(SwitchError::Control)?));
+        }
+        self.ports.push(entry);
         Ok(id)
     }
 
     /// Takes a port away from the workers.
     pub fn remove(&mut self, port: PortId) {
+        for entry in self.ports.iter_mut().filter(|entry| entry.id == port) {
+            entry.control = None;
+        }
         for (mailbox, _) in &self.workers {
             mailbox.send(Message::Remove(port));
         }
@@ -250,17 +340,19 @@ impl Switch {
             state.cpu.user += report.cpu.user;
             state.cpu.system += report.cpu.system;
         }
-        for (id, info, coalesce) in &self.ports {
+        for entry in &self.ports {
+            let info = entry.info.lock().unwrap_or_else(PoisonError::into_inner);
+            let info = info.clone();
             let mut port = PortState {
-                id: *id,
-                info: info.clone(),
-                coalesce: *coalesce,
+                id: entry.id,
+                coalesce: entry.coalesce,
                 up: true,
                 takes: info.takes,
+                info,
                 counters: PortCounters::default(),
             };
             for report in reports.iter().flat_map(|report| &report.ports) {
-                if report.id == *id {
+                if report.id == entry.id {
                     port.counters.add(&report.counters);
                     port.up &= report.up;
                     port.takes = report
@@ -312,6 +404,10 @@ impl Switch {
     }
 
     fn halt(&mut self) {
+        // First the control sides, which wait for answers of the workers.
+        for entry in &mut self.ports {
+            entry.control = None;
+        }
         for (mailbox, thread) in &mut self.workers {
             mailbox.send(Message::Stop);
             if let Some(thread) = thread.take() {

@@ -47,6 +47,10 @@ pub struct Slot {
     /// What happened to it here.
     pub counters: PortCounters,
     refusals: [Refusals; 3],
+    /// Something was sent to it and not yet published.
+    pub sent: bool,
+    /// Something was received from it and not yet released.
+    pub received: bool,
 }
 
 impl Slot {
@@ -58,7 +62,17 @@ impl Slot {
             policy,
             counters: PortCounters::default(),
             refusals: Default::default(),
+            sent: false,
+            received: false,
         }
+    }
+
+    /// Puts another queue in, whose other end takes `takes`. Returns the old one.
+    pub fn exchange(&mut self, queue: Box<dyn Queue>, takes: Caps, mtu: usize) -> Box<dyn Queue> {
+        self.policy.takes = takes;
+        self.policy.mtu = mtu;
+        self.refusals = Default::default();
+        std::mem::replace(&mut self.queue, queue)
     }
 
     /// Whether aggregates of that network protocol are made for it: it must be

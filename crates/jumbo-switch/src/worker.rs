@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError};
 use std::time::Duration;
 
-use jumbo_ports::queue::RxEnd;
+use jumbo_engine::pending::Caps;
+use jumbo_ports::queue::{Queue, RxEnd};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
@@ -49,10 +50,24 @@ pub(crate) enum Message {
     Add(Box<Slot>),
     /// A port goes.
     Remove(PortId),
+    /// A port's other end has changed: use this queue from now on.
+    Exchange(Box<Exchange>),
     /// Tell what you have counted.
     Report(Sender<Report>),
     /// Finish.
     Stop,
+}
+
+/// Another queue for a port.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) port: PortId,
+    pub(crate) queue: Box<dyn Queue>,
+    pub(crate) takes: Caps,
+    pub(crate) mtu: usize,
+    /// Whom the old one goes to, with the index of this worker.
+    pub(crate) reply: Sender<(usize, Box<dyn Queue>)>,
+    pub(crate) worker: usize,
 }
 
 /// What one worker has counted, at a quiet point.
@@ -80,7 +95,7 @@ pub struct PortReport {
     /// Its counters.
     pub counters: PortCounters,
     /// What it still takes, after what its kernel refused.
-    pub takes: Option<jumbo_engine::pending::Caps>,
+    pub takes: Option<Caps>,
 }
 
 /// A way to tell a worker something.
@@ -248,6 +263,7 @@ impl Worker {
                         self.ready.swap_remove(index);
                         self.lose(ready.port);
                     }
+                    RxEnd::Stopped => self.unwatch(ready.port),
                 }
             }
             if self.ready.is_empty() {
@@ -325,6 +341,7 @@ impl Worker {
                 Message::Learn(station, port) => self.plane.hear(station, port, now_s),
                 Message::Add(slot) => self.add(*slot),
                 Message::Remove(port) => self.remove(port),
+                Message::Exchange(exchange) => self.exchange(*exchange),
                 Message::Report(reply) => {
                     // Whoever asked may have gone.
                     let _ = reply.send(self.report());
@@ -341,16 +358,32 @@ impl Worker {
         self.watch(port);
     }
 
-    fn remove(&mut self, port: PortId) {
-        if let Some(fd) = self
-            .plane
-            .topology
-            .get(port)
-            .and_then(|slot| slot.queue.fd())
-        {
+    /// Uses another queue from now on. Asked for only between two bursts.
+    fn exchange(&mut self, exchange: Exchange) {
+        let Exchange { port, .. } = exchange;
+        self.unwatch(port);
+        let Exchange {
+            queue, takes, mtu, ..
+        } = exchange;
+        if let Some(old) = self.plane.exchange(port, queue, takes, mtu) {
+            // Whoever asked may have gone.
+            let _ = exchange.reply.send((exchange.worker, old));
+            self.watch(port);
+        }
+    }
+
+    /// Waits for a port's packets no more.
+    fn unwatch(&mut self, port: PortId) {
+        let slot = self.plane.topology.get(port);
+        if let Some(fd) = slot.and_then(|slot| slot.queue.fd()) {
+            // Not watched while it is busy.
             let _ = epoll::delete(&self.epoll, fd);
         }
         self.ready.retain(|ready| ready.port != port);
+    }
+
+    fn remove(&mut self, port: PortId) {
+        self.unwatch(port);
         self.plane.remove(port);
     }
 

@@ -66,7 +66,7 @@ impl Queue for Loop {
             return Err(TxFault::GsoRefused);
         }
         for frag in payload {
-            self.sent_bytes += pool.bytes(frag).ok_or(TxFault::PayloadMissing)?.len() as u64;
+            self.sent_bytes += pool.piece(frag).ok_or(TxFault::PayloadMissing)?.len() as u64;
         }
         Ok(())
     }

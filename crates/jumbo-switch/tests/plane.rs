@@ -7,16 +7,16 @@ mod support;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use jumbo_engine::arena::Pieces;
+use jumbo_engine::arena::{HEAD_WANTED, Pieces};
 use jumbo_engine::coalesce::End;
 use jumbo_engine::complete::Fault;
-use jumbo_engine::packet::{Link as EngineLink, Packet};
+use jumbo_engine::packet::{Frag, Link as EngineLink, Packet};
 use jumbo_engine::pending::Caps;
 use jumbo_engine::reason::Reason;
 use jumbo_engine::vnet::{HeaderFault, VnetHeader};
 use jumbo_ports::mem::{self, MemHandle, MemPacket};
-use jumbo_ports::pool::Pool;
-use jumbo_ports::queue::{Bounds, Burst, Port, PortInfo, Queue, RxEnd, RxStats, TxFault};
+use jumbo_ports::pool::{Pool, Region, Regions};
+use jumbo_ports::queue::{Bounds, Burst, Port, PortInfo, Presence, Queue, RxEnd, RxStats, TxFault};
 use jumbo_switch::fdb::Station;
 use jumbo_switch::forward::Stay;
 use jumbo_switch::path::Plane;
@@ -661,8 +661,10 @@ fn fd_less(queue: Says) -> Port {
             takes: Caps::ALL,
             mtu: 1500,
             capabilities: Vec::new(),
+            presence: Presence::Up,
         },
         queues: vec![Box::new(queue)],
+        control: None,
     }
 }
 
@@ -725,6 +727,127 @@ impl Queue for LazyEnd {
         use std::os::fd::AsFd;
         Some(self.wake.as_fd())
     }
+}
+
+/// A device whose packets lie in memory of its own, one in each of its slots, and
+/// which writes down what is asked of it.
+#[derive(Debug)]
+struct Lending {
+    memory: Regions,
+    lens: std::collections::VecDeque<(u64, usize)>,
+    diary: std::sync::Arc<std::sync::Mutex<Vec<String>>>,
+}
+
+const LENT_SLOT: u64 = 4096;
+
+impl Lending {
+    fn with(packets: &[Vec<u8>]) -> Self {
+        use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+        use std::os::fd::AsFd;
+        let file = memfd_create("lent", MemfdFlags::CLOEXEC).unwrap();
+        let len = LENT_SLOT as usize * packets.len().max(1);
+        ftruncate(&file, len as u64).unwrap();
+        let region = Region::map(file.as_fd(), 0, len).unwrap();
+        let places = packets.iter().enumerate().map(|(slot, packet)| {
+            let at = slot as u64 * LENT_SLOT;
+            region.write(at, packet).unwrap();
+            (at, packet.len())
+        });
+        Self {
+            lens: places.collect(),
+            memory: [std::sync::Arc::new(region)].into(),
+            diary: Default::default(),
+        }
+    }
+
+    fn wrote(&self, what: impl Into<String>) {
+        self.diary.lock().unwrap().push(what.into());
+    }
+}
+
+impl Queue for Lending {
+    fn rx(&mut self, burst: &mut Burst, stats: &mut RxStats) -> RxEnd {
+        let lender = burst.pool.borrow(&self.memory).expect("few lend");
+        while let Some((at, len)) = self.lens.pop_front() {
+            let mut head = [0; HEAD_WANTED];
+            let head_len = self.memory[0]
+                .piece(at, len as u32)
+                .unwrap()
+                .copy_to(&mut head);
+            // In two pieces, as guests have it.
+            let body = [
+                Frag::new(lender.at(0, at), 30),
+                Frag::new(lender.at(0, at + 30), len as u32 - 30),
+            ];
+            burst.admit_lent(EngineLink::Ethernet, &head[..head_len], &body, None, stats);
+        }
+        RxEnd::Drained
+    }
+
+    fn tx(&mut self, packet: &Packet, payload: Pieces<'_>, pool: &Pool) -> Result<(), TxFault> {
+        let mut bytes = vec![0; 256];
+        let len = packet.write_header(&mut bytes).unwrap();
+        bytes.truncate(len);
+        pool.append_to(payload, &mut bytes)
+            .ok_or(TxFault::PayloadMissing)?;
+        self.wrote(format!("tx {}", bytes.len()));
+        Ok(())
+    }
+
+    fn publish(&mut self) {
+        self.wrote("publish");
+    }
+
+    fn release(&mut self) {
+        self.wrote("release");
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+#[test]
+fn lent_packets_are_delivered_shown_and_given_back_in_that_order() {
+    let stream = TcpStream::new(from_to(1, 2)).mss(1448).segments(8);
+    let sender = Lending::with(&stream.packets());
+    let receiver = Lending {
+        diary: sender.diary.clone(),
+        ..Lending::with(&[])
+    };
+    let (memory, diary) = (sender.memory.clone(), sender.diary.clone());
+    let mut rig = PlaneRig::new(&[Caps::NONE]);
+    rig.insert(1, Box::new(sender), Caps::ALL, 1500);
+    rig.insert(2, Box::new(receiver), Caps::ALL, 1500);
+    let station = Station::untagged(mac(2));
+    rig.plane.hear(station, PortId(2), 0);
+    rig.run(1);
+    let whole = stream.super_packet().build().len();
+    assert_eq!(
+        *diary.lock().unwrap(),
+        [format!("tx {whole}"), "publish".into(), "release".into()]
+    );
+    assert_eq!(std::sync::Arc::strong_count(&memory), 2, "given back");
+}
+
+#[test]
+fn frag_of_memory_that_nobody_lent_is_a_fault_and_not_a_read() {
+    let mut pool = Pool::new(4096, jumbo_engine::checksum::Kernels::detect());
+    let lending = Lending::with(&[vec![7; 100]]);
+    let lender = pool.borrow(&lending.memory).unwrap();
+    assert_eq!(pool.borrow(&lending.memory), Some(lender), "once is enough");
+    let frag = |region, at, len| Frag::new(lender.at(region, at), len);
+    assert!(pool.piece(frag(0, 0, 4096)).is_some());
+    for wrong in [frag(0, 1, 4096), frag(1, 0, 1), frag(0, 1 << 43, 1)] {
+        assert!(pool.piece(wrong).is_none(), "{wrong:?}");
+        assert!(pool.promote(&[wrong]).is_none(), "{wrong:?}");
+    }
+    assert!(
+        pool.promote(&[frag(0, 0, 4096), frag(0, 0, 1)]).is_none(),
+        "no room"
+    );
+    pool.reset();
+    assert!(pool.piece(frag(0, 0, 1)).is_none(), "lent no more");
 }
 
 // --- one plane: reasons, and what packets of all kinds do ---

@@ -21,12 +21,13 @@ use jumbo_engine::packet::{HEADER_ROOM, Link, Packet};
 use jumbo_engine::pending::Caps;
 use jumbo_engine::vnet::{Form, HeaderFault, Trust, VnetHeader};
 use rustix::fs::{Mode, OFlags};
-use rustix::io::{Errno, IoSlice};
+use rustix::io::Errno;
 
-use crate::pool::Pool;
+use crate::pool::{Piece, Pool};
 use crate::queue::{
-    Burst, Capability, PACKET_ROOM, Port, PortInfo, Queue, RxEnd, RxStats, TxFault,
+    Burst, Capability, PACKET_ROOM, Port, PortInfo, Presence, Queue, RxEnd, RxStats, TxFault,
 };
+use crate::sys::io::writev;
 
 /// The form of the virtio header on every TAP.
 const FORM: Form = Form::Legacy10;
@@ -186,11 +187,16 @@ pub fn open(config: &TapConfig) -> Result<Port, TapError> {
         takes: config.takes,
         mtu,
         capabilities: capabilities(config, hands),
+        presence: Presence::Up,
     };
     if let Some(mtu) = config.mtu {
         set_mtu(&mut info, mtu)?;
     }
-    Ok(Port { info, queues })
+    Ok(Port {
+        info,
+        queues,
+        control: None,
+    })
 }
 
 /// Sets the MTU of an open TAP, and of the port. A persistent device keeps it.
@@ -401,10 +407,8 @@ impl TapQueue {
     ) -> Result<Result<usize, Errno>, TxFault> {
         self.together.clear();
         self.together.extend_from_slice(head);
-        for frag in payload {
-            let bytes = pool.bytes(frag).ok_or(TxFault::PayloadMissing)?;
-            self.together.extend_from_slice(bytes);
-        }
+        pool.append_to(payload, &mut self.together)
+            .ok_or(TxFault::PayloadMissing)?;
         Ok(rustix::io::write(&self.file, &self.together))
     }
 }
@@ -461,18 +465,18 @@ impl Queue for TapQueue {
         VnetHeader::of(packet).encode(FORM, &mut head);
         let header_len = packet.write_header(&mut head[VNET_LEN..]).unwrap_or(0);
         let head = &head[..VNET_LEN + header_len];
-        let mut slices: ArrayVec<IoSlice<'_>, { PIECES_MAX + 1 }> = ArrayVec::new();
-        slices.push(IoSlice::new(head));
+        let mut pieces: ArrayVec<Piece<'_>, { PIECES_MAX + 1 }> = ArrayVec::new();
+        pieces.push(Piece::of(head));
         let mut fits = true;
         for frag in payload {
-            let bytes = pool.bytes(frag).ok_or(TxFault::PayloadMissing)?;
-            fits = slices.try_push(IoSlice::new(bytes)).is_ok();
+            let piece = pool.piece(frag).ok_or(TxFault::PayloadMissing)?;
+            fits = pieces.try_push(piece).is_ok();
             if !fits {
                 break;
             }
         }
         let written = if fits {
-            rustix::io::writev(&self.file, &slices)
+            writev(self.file.as_fd(), &pieces)
         } else {
             self.write_together(head, payload, pool)?
         };

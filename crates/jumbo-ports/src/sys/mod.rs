@@ -1,0 +1,4 @@
+//! Memory that is not ours alone, and the system calls that take pointers to it.
+
+pub(crate) mod io;
+pub(crate) mod region;

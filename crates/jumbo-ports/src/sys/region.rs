@@ -1,0 +1,235 @@
+//! Memory that others may write at any moment: a guest's RAM, a ring shared with
+//! the kernel.
+//!
+//! **No reference to such memory is ever formed.** All access goes through the raw
+//! pointers here, and what is read is believed only once it has been copied. A
+//! copy that races with the other side reads some mixture of old and new bytes;
+//! whoever wrote them meanwhile harms only itself.
+#![allow(unsafe_code, reason = "mappings and raw copies")]
+
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags};
+
+/// A mapping of shared memory. Unmapped when dropped.
+#[derive(Debug)]
+pub struct Region {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to no thread, and all access is by raw copies that
+// make no claim about who else reads or writes.
+unsafe impl Send for Region {}
+// SAFETY: the same.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// Maps `len` bytes of `file` from `offset` on, to be read and written.
+    ///
+    /// # Errors
+    /// What the kernel says; EINVAL for an empty mapping or an offset that is not
+    /// a multiple of the page size.
+    pub fn map(file: BorrowedFd<'_>, offset: u64, len: usize) -> Result<Self, Errno> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at a place of the kernel's choice.
+        let base = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                len,
+                protection,
+                MapFlags::SHARED | MapFlags::NORESERVE,
+                file,
+                offset,
+            )
+        }?;
+        let base = NonNull::new(base.cast()).ok_or(Errno::INVAL)?;
+        Ok(Self { base, len })
+    }
+
+    /// How many bytes it has.
+    #[inline]
+    #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "an empty one cannot be mapped")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// `len` bytes from `at` on; `None` if they are not inside.
+    #[inline]
+    #[must_use]
+    pub fn piece(&self, at: u64, len: u32) -> Option<Piece<'_>> {
+        let ptr = self.ptr(at, len as usize)?;
+        Some(Piece::new(ptr.as_ptr(), len as usize))
+    }
+
+    /// Where the `len` bytes from `at` on are, while the region lives; `None` if
+    /// they are not inside.
+    #[inline]
+    #[must_use]
+    pub fn ptr(&self, at: u64, len: usize) -> Option<NonNull<u8>> {
+        let at = usize::try_from(at).ok()?;
+        if at > self.len || len > self.len - at {
+            return None;
+        }
+        // SAFETY: `at` is at most the length of the mapping.
+        Some(unsafe { self.base.add(at) })
+    }
+
+    /// Writes `bytes` at `at`; `None`, and nothing is written, if they would not fit.
+    pub fn write(&self, at: u64, bytes: &[u8]) -> Option<()> {
+        let to = self.ptr(at, bytes.len())?;
+        // SAFETY: `ptr` has seen to it that `bytes.len()` bytes are mapped there, and
+        // a caller's slice overlaps no mapping of ours.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
+        Some(())
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map`, and pieces borrow the region, so none is left.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast::<c_void>(), self.len) };
+    }
+}
+
+/// Bytes that may be shared: to be copied or handed to the kernel, never to be
+/// looked at in place. Has the layout of `struct iovec`.
+#[derive(Copy, Clone, Debug)]
+#[repr(C)]
+pub struct Piece<'a> {
+    base: *const u8,
+    len: usize,
+    lives: PhantomData<&'a u8>,
+}
+
+impl<'a> Piece<'a> {
+    /// The caller's bytes, `len` of them readable at `base` for `'a`.
+    #[inline]
+    fn new(base: *const u8, len: usize) -> Self {
+        Self {
+            base,
+            len,
+            lives: PhantomData,
+        }
+    }
+
+    /// Bytes that are ours.
+    #[inline]
+    #[must_use]
+    pub fn of(bytes: &'a [u8]) -> Self {
+        Self::new(bytes.as_ptr(), bytes.len())
+    }
+
+    /// How many bytes.
+    #[inline]
+    #[must_use]
+    pub fn len(self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.len == 0
+    }
+
+    /// Where they are. To be used only while what the piece was made from lives.
+    #[inline]
+    #[must_use]
+    pub fn as_ptr(self) -> *const u8 {
+        self.base
+    }
+
+    /// Copies the first bytes to `out`, as many as both have. Returns how many.
+    #[inline]
+    pub fn copy_to(self, out: &mut [u8]) -> usize {
+        let len = self.len.min(out.len());
+        // SAFETY: `len` bytes are readable at `base` and writable at `out`, and a
+        // caller's unique slice overlaps neither shared memory nor another slice.
+        unsafe { std::ptr::copy_nonoverlapping(self.base, out.as_mut_ptr(), len) };
+        len
+    }
+
+    /// Appends all bytes to `out`.
+    pub fn append_to(self, out: &mut Vec<u8>) {
+        out.reserve(self.len);
+        let at = out.len();
+        // SAFETY: `reserve` made room for `len` bytes behind `at`, which are then
+        // written from `base`, where `len` are readable, before they count.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.base, out.as_mut_ptr().add(at), self.len);
+            out.set_len(at + self.len);
+        }
+    }
+
+    /// Sums the bytes with `kernels`.
+    #[inline]
+    pub fn sum(self, kernels: &jumbo_engine::checksum::Kernels) -> jumbo_engine::checksum::Sum {
+        // SAFETY: `len` bytes are readable at `base`.
+        unsafe { kernels.raw_sum()(self.base, self.len) }
+    }
+
+    /// Asks the processor to fetch the first cache line.
+    #[inline]
+    pub fn prefetch(self) {
+        prefetch(self.base);
+    }
+}
+
+/// Asks the processor to fetch a cache line. Any address will do.
+#[inline]
+pub(crate) fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch never faults, whatever the address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use std::os::fd::AsFd;
+
+    fn region(len: usize) -> Region {
+        let file = memfd_create("region", MemfdFlags::CLOEXEC).expect("memfd");
+        ftruncate(&file, len as u64).expect("room");
+        Region::map(file.as_fd(), 0, len).expect("mapped")
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_nothing_outside_is_reached() {
+        let region = region(8192);
+        region.write(4090, b"across a page").expect("inside");
+        let piece = region.piece(4090, 13).expect("inside");
+        let mut all = b"x".to_vec();
+        piece.append_to(&mut all);
+        assert_eq!(all, b"xacross a page");
+        let mut some = [0; 6];
+        assert_eq!(piece.copy_to(&mut some), 6);
+        assert_eq!(&some, b"across");
+        assert!(region.piece(8192, 0).is_some(), "the very end, no bytes");
+        for (at, len) in [(8192, 1), (8191, 2), (0, 8193), (u64::MAX, 1), (8193, 0)] {
+            assert!(region.piece(at, len).is_none(), "{at}+{len}");
+            assert!(
+                region.write(at, &vec![0; len as usize]).is_none(),
+                "{at}+{len}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_is_not_mapped() {
+        let file = memfd_create("empty", MemfdFlags::CLOEXEC).expect("memfd");
+        assert_eq!(Region::map(file.as_fd(), 0, 0).err(), Some(Errno::INVAL));
+    }
+}
