@@ -9,7 +9,7 @@ use jumbo_engine::checksum::Kernels;
 use jumbo_engine::coalesce::{Alone, End, Ready};
 use jumbo_engine::complete::{Plan, complete, plan};
 use jumbo_engine::packet::{Frag, Link};
-use jumbo_engine::pending::{Caps, Csum, Gso};
+use jumbo_engine::pending::{Caps, Csum, Gso, GsoKind};
 use jumbo_engine::reason::Reason;
 use jumbo_engine::vnet::{Form, Trust, VnetHeader};
 use jumbo_testkit::oracle::{self, vnet_flags, vnet_gso};
@@ -71,7 +71,13 @@ enum Act {
     Fragment,
     Extension,
     SuperPacket,
-    Udp,
+    /// A datagram of so many bytes, perhaps of a train.
+    Udp(u16),
+    UdpWithoutChecksum,
+    UdpWrong,
+    UdpFragment,
+    /// Neither TCP nor UDP.
+    OtherProtocol,
     Arp,
     EndOfBurst,
 }
@@ -102,7 +108,10 @@ fn act() -> impl Strategy<Value = Act> {
             Act::Fragment,
             Act::Extension,
             Act::SuperPacket,
-            Act::Udp,
+            Act::UdpWithoutChecksum,
+            Act::UdpWrong,
+            Act::UdpFragment,
+            Act::OtherProtocol,
             Act::Arp,
             Act::EndOfBurst,
         ]),
@@ -112,7 +121,8 @@ fn act() -> impl Strategy<Value = Act> {
         prop::sample::select(vec![0, 1, 2, 3, 4, 0xB8]).prop_map(Act::Tos),
         prop::sample::select(vec![0, 2, 0xFFFF]).prop_map(Act::IdStep),
     ];
-    prop_oneof![5 => Just(Act::Full), 2 => rare]
+    let datagram = prop::sample::select(vec![0, 99, 100, 100, 100, 100, 101]).prop_map(Act::Udp);
+    prop_oneof![5 => Just(Act::Full), 2 => datagram, 2 => rare]
 }
 
 /// How a packet is handed over.
@@ -217,6 +227,7 @@ struct Sender {
     seq: u32,
     id: u16,
     id_step: u16,
+    udp_id: u16,
     ack: u32,
     window: u16,
     timestamp: Option<u32>,
@@ -238,6 +249,7 @@ impl Sender {
             seq: traffic.seq.wrapping_add(flow as u32),
             id: traffic.id,
             id_step: 1,
+            udp_id: traffic.id.wrapping_add(3),
             ack: 1,
             window: 512,
             timestamp: flow.is_multiple_of(2).then_some(1000),
@@ -273,6 +285,32 @@ impl Sender {
         match self.timestamp {
             Some(value) => packet.timestamps(value, 5),
             None => packet,
+        }
+    }
+
+    /// What is not TCP. The network header is the TCP sender's, the IDs are its own.
+    fn datagram(&mut self, base: &PacketBuilder, act: Act) -> PacketBuilder {
+        let len = match act {
+            Act::Udp(len) => usize::from(len),
+            _ => 100,
+        };
+        let packet = base
+            .clone()
+            .udp(40000, 5001)
+            .id(self.udp_id)
+            .ttl(self.ttl)
+            .tos(self.tos)
+            .df(self.df)
+            .flow_label(self.label)
+            .payload(&pattern(self.offset, len));
+        self.offset += len;
+        self.udp_id = self.udp_id.wrapping_add(self.id_step);
+        match act {
+            Act::UdpWithoutChecksum => packet.no_checksum(),
+            Act::UdpWrong => packet.bad_checksum(),
+            Act::UdpFragment => packet.mf(true).df(false),
+            Act::OtherProtocol => packet.ip_proto(132),
+            _ => packet,
         }
     }
 
@@ -341,8 +379,12 @@ fn arrivals(traffic: &Traffic) -> Vec<Option<Input>> {
         let base = base(traffic.raw, step.flow);
         match step.act {
             Act::EndOfBurst => arrivals.push(None),
-            Act::Udp => {
-                let packet = base.udp(40000, 5001).payload_len(100);
+            Act::Udp(_)
+            | Act::UdpWithoutChecksum
+            | Act::UdpWrong
+            | Act::UdpFragment
+            | Act::OtherProtocol => {
+                let packet = senders[step.flow].datagram(&base, step.act);
                 arrivals.push(Some(hand_over(traffic, step, packet)));
             }
             Act::Arp if !traffic.raw => {
@@ -373,7 +415,11 @@ fn hand_over(traffic: &Traffic, step: &Step, packet: PacketBuilder) -> Input {
     } else {
         Link::Ethernet
     };
-    let fragment = matches!(step.act, Act::Fragment);
+    // What has no checksum of its own to be left partial.
+    let fragment = matches!(
+        step.act,
+        Act::Fragment | Act::UdpFragment | Act::OtherProtocol | Act::UdpWithoutChecksum
+    );
     let flags = |flags| VnetHeader {
         flags,
         ..VnetHeader::default()
@@ -398,7 +444,7 @@ fn hand_over(traffic: &Traffic, step: &Step, packet: PacketBuilder) -> Input {
             let header = needs_csum(link, &bytes, kind, mss as u16);
             Input::new(link, bytes).vnet(header, Trust::Guest)
         }
-        (Act::BadChecksum, _) => plain(&packet.bad_checksum()),
+        (Act::BadChecksum | Act::UdpWrong, _) => plain(&packet.bad_checksum()),
         (_, Handed::Partial) if !fragment => {
             let packet = packet.partial_checksum();
             let input = plain(&packet);
@@ -552,14 +598,33 @@ fn generated_traffic_meets_every_rule() {
     let seen = seen.into_inner();
     let never = |why: &Why, merged: bool| !seen.contains_key(&format!("{why:?} {merged}"));
     // A table too small, a changed forwarding table and a train of 64 KB have tests of their own.
-    let elsewhere = [End::TableFull, End::ForwardingChanged, End::SizeLimit];
+    let elsewhere = [
+        End::TableFull,
+        End::ForwardingChanged,
+        End::SizeLimit,
+        End::DatagramLimit,
+        // GRO refuses no more than its table says.
+        End::TimestampOld,
+        End::FlowLabelChanged,
+        End::Exception,
+    ];
     let ends = End::ALL.iter().filter(|end| !elsewhere.contains(end));
     let missed: Vec<_> = ends
         .map(|end| Why::Ended(*end))
         .filter(|why| never(why, true))
         .collect();
     assert_eq!(missed, [], "{seen:#?}");
-    let elsewhere = [Alone::IpFlags, Alone::ForeignCsum];
+    let elsewhere = [
+        Alone::IpFlags,
+        Alone::ForeignCsum,
+        // Other personalities'.
+        Alone::Ipv6Extensions,
+        Alone::TcpOptions,
+        Alone::CongestionMark,
+        Alone::Cwr,
+        Alone::MayFragment,
+        Alone::AfterMismatch,
+    ];
     let alone = Alone::ALL.iter().filter(|alone| !elsewhere.contains(alone));
     let missed: Vec<_> = alone
         .map(|a| Why::Alone(*a))
@@ -604,7 +669,11 @@ fn aggregates_are_sound_super_packets() {
         for done in delivered.iter().filter(|done| done.members.len() > 1) {
             let link = oracle_link(inputs[done.members[0]].link);
             let gso = done.gso.expect("an aggregate is a super-packet");
-            assert!(matches!(done.csum, Csum::Partial { offset: 16, .. }));
+            let field = match gso.kind {
+                GsoKind::Udp => 6,
+                GsoKind::Tcp4 | GsoKind::Tcp6 => 16,
+            };
+            assert!(matches!(done.csum, Csum::Partial { offset, .. } if offset == field));
             oracle::verify_partial(link, &done.whole).expect("the pseudo-header sum");
             let packet = oracle::parse(link, &done.whole).expect("well formed");
             if packet.ipv4().is_some() {

@@ -1,6 +1,7 @@
 //! The ports as one worker sees them: its own queue of each, and how it is to be treated.
 
-use jumbo_engine::packet::Net;
+use jumbo_engine::coalesce::{End, GRO, LRO, RSC, RSC_QEMU, Rules, Towards};
+use jumbo_engine::packet::{Net, Packet, Transport};
 use jumbo_engine::pending::{Caps, GsoKind};
 use jumbo_ports::queue::{Queue, TxFault};
 use jumbo_ports::tap::Refusals;
@@ -22,6 +23,44 @@ pub enum Coalesce {
     /// Lossless coalescing.
     #[default]
     Gro,
+    /// The classic large receive offload; only where the peer ends its connections.
+    Lro,
+    /// What Windows expects; only where the peer ends its connections.
+    Rsc,
+    /// The same as QEMU does it, for comparison.
+    RscQemu,
+}
+
+impl Coalesce {
+    /// Every kind that holds packets, in the order of [`Coalesce::tables`].
+    const HOLDING: [Self; 4] = [Self::Gro, Self::Lro, Self::Rsc, Self::RscQemu];
+
+    /// The engine's table of each.
+    pub fn tables() -> [Rules; 4] {
+        [GRO, LRO, RSC, RSC_QEMU]
+    }
+
+    /// What the configuration calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Gro => GRO.name,
+            Self::Lro => LRO.name,
+            Self::Rsc => RSC.name,
+            Self::RscQemu => RSC_QEMU.name,
+        }
+    }
+
+    /// Whether packets can be taken apart again into what came.
+    pub fn is_lossless(self) -> bool {
+        matches!(self, Self::Off | Self::Gro)
+    }
+
+    /// Place of its table; `None` if nothing is held.
+    fn personality(self) -> Option<u8> {
+        let place = Self::HOLDING.iter().position(|kind| *kind == self);
+        place.map(|place| place as u8)
+    }
 }
 
 /// A port's treatment, the same for all workers.
@@ -75,16 +114,32 @@ impl Slot {
         std::mem::replace(&mut self.queue, queue)
     }
 
-    /// Whether aggregates of that network protocol are made for it: it must be
-    /// able to take them, or they would be cut again at once.
+    /// How packets like this one are held for it, if they are: it must be able to
+    /// take the aggregate, or that would be cut again at once.
     #[inline]
-    pub fn coalesces(&self, net: Net) -> bool {
-        let takes = match net {
-            Net::V4 => self.policy.takes.tso4(),
-            Net::V6 => self.policy.takes.tso6(),
-            Net::None => false,
+    pub fn coalesces(&self, packet: &Packet) -> Option<Towards> {
+        let layers = packet.layers();
+        let takes = match (layers.transport, layers.net) {
+            (Transport::Tcp, Net::V4) => self.policy.takes.tso4(),
+            (Transport::Tcp, Net::V6) => self.policy.takes.tso6(),
+            (Transport::Udp, _) => self.policy.takes.uso(),
+            _ => false,
         };
-        takes && self.policy.coalesce == Coalesce::Gro
+        let personality = self.policy.coalesce.personality().filter(|_| takes)?;
+        Some(Towards {
+            personality,
+            ..Towards::from(u32::from(self.id.0))
+        })
+    }
+
+    /// Counts a packet that was held for it, and why that ended.
+    pub fn note_ended(&mut self, packet: &Packet, end: End) {
+        if packet.pending().gso.is_some() {
+            self.counters.ends.count(end);
+        }
+        if !self.policy.coalesce.is_lossless() {
+            self.counters.rsc.ended(packet, end);
+        }
     }
 
     /// Notes that the device took a super-packet, or refused it. After enough
@@ -95,23 +150,12 @@ impl Slot {
             Ok(()) => refusals.taken(),
             Err(TxFault::GsoRefused) => {
                 if refusals.refused() {
-                    self.policy.takes = without(self.policy.takes, kind);
+                    self.policy.takes = self.policy.takes.without(kind);
                 }
             }
             Err(_) => {}
         }
     }
-}
-
-/// The set less one kind of super-packet.
-pub fn without(caps: Caps, kind: GsoKind) -> Caps {
-    Caps::new(
-        caps.csum(),
-        caps.tso4() && kind != GsoKind::Tcp4,
-        caps.tso6() && kind != GsoKind::Tcp6,
-        caps.tso_ecn(),
-        caps.uso() && kind != GsoKind::Udp,
-    )
 }
 
 /// The ports of one worker, found by their id.
