@@ -225,7 +225,11 @@ impl Path<'_> {
         match self.gro.offer(&mut self.arena, id, &memory) {
             Offer::Merged => {}
             Offer::Hold(slot) => {
-                if self.gro.hold(&mut self.arena, id, slot, 0, &memory).is_err() {
+                if self
+                    .gro
+                    .hold(&mut self.arena, id, slot, 0, &memory)
+                    .is_err()
+                {
                     self.gro.ready().push(Ready::alone(id, 0));
                 }
             }

@@ -155,7 +155,12 @@ fn plain(packet: &Packet, total_len: usize, gso: bool) -> Option<(Layers, u32)> 
         if packet.be16(L3_AT + 6) & 0x3fff != 0 {
             return None;
         }
-        (Net::V4, IPV4_MIN, usize::from(said), packet.bytes[L3_AT + 9])
+        (
+            Net::V4,
+            IPV4_MIN,
+            usize::from(said),
+            packet.bytes[L3_AT + 9],
+        )
     } else if ethertype == ETHERTYPE_IPV6 && version >> 4 == 6 {
         let payload = usize::from(packet.be16(L3_AT + 4));
         let next = packet.bytes[L3_AT + 6];

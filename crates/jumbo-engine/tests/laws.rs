@@ -1191,7 +1191,8 @@ fn neighbours_become_one_piece() {
             let slices = SliceMemory::new(&memory, Kernels::portable());
             let offer = gro.offer(&mut arena, admitted.id, &slices);
             if let jumbo_engine::coalesce::Offer::Hold(slot) = offer {
-                gro.hold(&mut arena, admitted.id, slot, 0, &slices).expect("sound");
+                gro.hold(&mut arena, admitted.id, slot, 0, &slices)
+                    .expect("sound");
             }
         }
         gro.flush(&mut arena, End::BurstEnd);

@@ -15,11 +15,11 @@
 //! * A first segment below 8 bytes of payload is not held: Linux raises smaller
 //!   segment sizes to 8 (TCP_MIN_GSO_SIZE), which would cut the train differently.
 
+use super::pure_ack_alone;
 use super::rules::{
     CwrRule, End, EndsAfter, Field, IpIdRule, MarksRefused, Moving, Push, Rules, Sizes, TcpOptions,
     Ttl, UdpRules,
 };
-use super::pure_ack_alone;
 use crate::superpacket::{L3_TOTAL_MAX, RST, SYN, URG};
 
 /// The table.
@@ -30,7 +30,12 @@ pub static GRO: Rules = Rules {
     // dev_gro_receive: gro_list_prepare compares the link header bit by bit;
     // inet_gro_receive and ipv6_gro_receive the addresses, protocol and flow
     // label; tcp_gro_lookup the ports.
-    key: &[Field::Link, Field::NetworkKey, Field::FlowLabel, Field::Ports],
+    key: &[
+        Field::Link,
+        Field::NetworkKey,
+        Field::FlowLabel,
+        Field::Ports,
+    ],
     equal: &[
         // inet_gro_flush: (iph->tos ^ iph2->tos); ipv6_gro_receive: 0x0FF00000.
         (Field::Dscp, End::DscpChanged),

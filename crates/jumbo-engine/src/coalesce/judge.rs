@@ -481,7 +481,11 @@ pub(crate) fn may_begin(rules: &Rules, packet: &Packet, l3_total_max: u32) -> Re
         let whole = packet.payload_len.is_multiple_of(u32::from(gso.size));
         let full = packet.l3_total_len() as u32 + u32::from(gso.size) > l3_total_max;
         let may = rules.two_stage && !full && (whole || !ends.shorter);
-        return if may { Ok(()) } else { Err(Alone::AlreadyMerged) };
+        return if may {
+            Ok(())
+        } else {
+            Err(Alone::AlreadyMerged)
+        };
     }
     if rules.lossless && packet.payload_len < u32::from(TCP_SEGMENT_MIN) {
         return Err(Alone::TinyPayload);

@@ -120,7 +120,6 @@ pub struct CoalesceStats {
     pub rsc: RscStats,
 }
 
-
 /// The [`Rules::pure_ack`] of tables that fold none in.
 pub(crate) fn pure_ack_alone(_: &Held<'_>, _: &Packet) -> Option<AckFold> {
     None
@@ -433,7 +432,10 @@ impl Coalescer {
         let rules = *self.rules_of(flow_id);
         let flow = self.table.flow_mut(flow_id);
         let packet = arena.packet(id);
-        let segment_len = packet.pending.gso.map_or(packet.payload_len as u16, |gso| gso.size);
+        let segment_len = packet
+            .pending
+            .gso
+            .map_or(packet.payload_len as u16, |gso| gso.size);
         flow.seq_next = flow.seq_next.wrapping_add(packet.payload_len);
         flow.l3_total += packet.payload_len;
         flow.segments += packet.segments();

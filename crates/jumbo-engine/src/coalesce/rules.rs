@@ -345,7 +345,9 @@ impl Rules {
     /// Whether comparing headers, sequence, ID and size is all there is to do.
     pub(crate) fn is_plain(&self) -> bool {
         let recreated = self.ip_id == IpIdRule::FixedOrIncrementing && self.sizes == Sizes::Equal;
-        let udp = self.udp.is_none_or(|udp| udp.ip_id == self.ip_id && !udp.without_checksum);
+        let udp = self
+            .udp
+            .is_none_or(|udp| udp.ip_id == self.ip_id && !udp.without_checksum);
         self.lossless && recreated && udp && self.cwr == CwrRule::Equal
     }
 
