@@ -6,7 +6,7 @@ mod support;
 
 use jumbo_engine::arena::{Arena, SliceMemory};
 use jumbo_engine::checksum::Kernels;
-use jumbo_engine::coalesce::{Alone, End, Ready};
+use jumbo_engine::coalesce::{Alone, End, LRO, RSC, RSC_QEMU, Ready, Rules};
 use jumbo_engine::complete::{Plan, complete, plan};
 use jumbo_engine::packet::{Frag, Link};
 use jumbo_engine::pending::{Caps, Csum, Gso, GsoKind};
@@ -17,6 +17,7 @@ use jumbo_testkit::script::IpId;
 use jumbo_testkit::{Extension, PacketBuilder, pattern, tcp_flags};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use support::lossy::refused;
 use support::reference::{Reference, keep_order};
 use support::{Delivered, Input, NO_MTU, Rig, Why, bytes_of, needs_csum, oracle_gso, oracle_link};
 
@@ -51,6 +52,8 @@ enum Act {
     /// This one and the next change places.
     Swapped,
     PureAck,
+    AdvancingAck,
+    WindowUpdate,
     Flags(u16),
     /// From here on.
     FlagsFromHere(u16),
@@ -93,6 +96,8 @@ fn act() -> impl Strategy<Value = Act> {
             Act::Again,
             Act::Swapped,
             Act::PureAck,
+            Act::AdvancingAck,
+            Act::WindowUpdate,
             Act::Ack,
             Act::Window,
             Act::Timestamp,
@@ -320,7 +325,7 @@ impl Sender {
         let len = match act {
             Act::Short(cut) => mss.saturating_sub(usize::from(cut)).max(1),
             Act::Longer(more) => mss + usize::from(more),
-            Act::PureAck => 0,
+            Act::PureAck | Act::AdvancingAck | Act::WindowUpdate => 0,
             _ => mss,
         };
         self.change(act);
@@ -350,8 +355,8 @@ impl Sender {
     fn change(&mut self, act: Act) {
         match act {
             Act::FlagsFromHere(flags) => self.flags = tcp_flags::ACK | flags,
-            Act::Ack => self.ack = self.ack.wrapping_add(1448),
-            Act::Window => self.window += 1,
+            Act::Ack | Act::AdvancingAck => self.ack = self.ack.wrapping_add(1448),
+            Act::Window | Act::WindowUpdate => self.window += 1,
             Act::Timestamp => self.timestamp = self.timestamp.map(|value| value + 1),
             Act::OptionsToggle => {
                 self.timestamp = match self.timestamp {
@@ -572,12 +577,7 @@ fn l1_and_l2_hold_in_a_table_that_is_too_small() {
             let full = done.why == Why::Ended(End::TableFull);
             evicted.set(evicted.get() + u32::from(full));
         }
-        for (place, later) in left.iter().enumerate() {
-            for earlier in left[place..].iter().filter(|index| *index < later) {
-                let overtaken = keep_order(&inputs[*earlier], &inputs[*later]);
-                assert!(!overtaken, "{later} overtook {earlier}");
-            }
-        }
+        assert_nothing_is_overtaken(&inputs, &left);
     });
     assert!(evicted.get() > 100, "{} were evicted", evicted.get());
 }
@@ -650,6 +650,79 @@ fn l3_every_packet_leaves_once_and_whole() {
             assert_eq!(payload_len(&done.whole, link), arrived);
         }
     });
+}
+
+/// The personalities that do not give back what they merged keep order and payload, and merge no
+/// pair that their rules refuse.
+#[test]
+fn l2_and_l3_hold_for_lro_and_rsc() {
+    for rules in [&LRO, &RSC, &RSC_QEMU] {
+        let merged = std::cell::Cell::new((0, 0));
+        holds(120, traffic(), |traffic| {
+            let (inputs, delivered) = run_under(rules, &traffic);
+            let left: Vec<usize> = delivered.iter().flat_map(|d| d.members.clone()).collect();
+            assert_nothing_is_overtaken(&inputs, &left);
+            let folded = assert_payload_is_kept(&inputs, &delivered);
+            for pair in delivered.iter().flat_map(|done| done.members.windows(2)) {
+                let refused = refused(rules.name, &inputs[pair[0]], &inputs[pair[1]]);
+                assert!(refused.is_empty(), "{}: {refused:?}", rules.name);
+            }
+            let (pairs, acks) = merged.get();
+            let more = delivered.iter().map(|d| d.members.len() - 1).sum::<usize>();
+            merged.set((pairs + more, acks + folded));
+        });
+        let (pairs, acks) = merged.get();
+        assert!(pairs > 300 && acks > 3, "{}: {pairs}, {acks}", rules.name);
+    }
+}
+
+fn run_under(rules: &Rules, traffic: &Traffic) -> (Vec<Input>, Vec<Delivered>) {
+    let mut rig = Rig::with_rules(rules, 64);
+    let mut inputs = Vec::new();
+    for arrival in arrivals(traffic) {
+        match arrival {
+            None => rig.flush(End::BurstEnd),
+            Some(input) => {
+                rig.offer(&input).expect("nothing here is malformed");
+                inputs.push(input);
+            }
+        }
+    }
+    (inputs, rig.done)
+}
+
+fn assert_nothing_is_overtaken(inputs: &[Input], left: &[usize]) {
+    for (place, later) in left.iter().enumerate() {
+        for earlier in left[place..].iter().filter(|index| *index < later) {
+            let overtaken = keep_order(&inputs[*earlier], &inputs[*later]);
+            assert!(!overtaken, "{later} overtook {earlier}");
+        }
+    }
+}
+
+/// Every byte of payload leaves once, in its place. Returns how many pure ACKs were folded in.
+fn assert_payload_is_kept(inputs: &[Input], delivered: &[Delivered]) -> usize {
+    let mut seen = vec![false; inputs.len()];
+    for done in delivered {
+        let payload = |bytes: &[u8], link| {
+            let packet = oracle::parse(oracle_link(link), bytes).expect("well formed");
+            bytes[packet.payload_at..packet.end].to_vec()
+        };
+        let mut expected = Vec::new();
+        for index in &done.members {
+            assert!(
+                !std::mem::replace(&mut seen[*index], true),
+                "{index} left twice"
+            );
+            expected.extend(payload(&inputs[*index].bytes, inputs[*index].link));
+        }
+        let link = inputs[done.members[0]].link;
+        assert!(payload(&done.whole, link) == expected, "{:?}", done.members);
+    }
+    let gone = inputs.iter().zip(&seen).filter(|(_, seen)| !**seen);
+    let acks = gone.map(|(input, _)| payload_len(&input.bytes, input.link));
+    acks.inspect(|len| assert_eq!(*len, 0, "payload is gone"))
+        .count()
 }
 
 fn payload_len(bytes: &[u8], link: Link) -> usize {

@@ -1,6 +1,7 @@
 //! One burst through the engine, with every packet traced from its input to what left.
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
+pub(crate) mod lossy;
 pub(crate) mod reference;
 
 use jumbo_engine::arena::{Admitted, Arena, SliceMemory};
