@@ -95,9 +95,6 @@ fn act() -> impl Strategy<Value = Act> {
             Act::Lost,
             Act::Again,
             Act::Swapped,
-            Act::PureAck,
-            Act::AdvancingAck,
-            Act::WindowUpdate,
             Act::Ack,
             Act::Window,
             Act::Timestamp,
@@ -127,7 +124,9 @@ fn act() -> impl Strategy<Value = Act> {
         prop::sample::select(vec![0, 2, 0xFFFF]).prop_map(Act::IdStep),
     ];
     let datagram = prop::sample::select(vec![0, 99, 100, 100, 100, 100, 101]).prop_map(Act::Udp);
-    prop_oneof![5 => Just(Act::Full), 2 => datagram, 2 => rare]
+    let acks = vec![Act::PureAck, Act::AdvancingAck, Act::WindowUpdate];
+    let ack = prop::sample::select(acks);
+    prop_oneof![10 => Just(Act::Full), 4 => datagram, 4 => rare, 1 => ack]
 }
 
 /// How a packet is handed over.
@@ -566,7 +565,7 @@ fn l2_merges_what_the_rules_allow_and_nothing_else() {
 #[test]
 fn l1_and_l2_hold_in_a_table_that_is_too_small() {
     let evicted = std::cell::Cell::new(0);
-    holds(120, (1usize..5, traffic()), |(flows, traffic)| {
+    holds(200, (1usize..5, traffic()), |(flows, traffic)| {
         let (inputs, delivered, _) = run_with(flows, &traffic);
         let mut left = Vec::new();
         for done in &delivered {
@@ -586,7 +585,7 @@ fn l1_and_l2_hold_in_a_table_that_is_too_small() {
 #[test]
 fn generated_traffic_meets_every_rule() {
     let seen = std::cell::RefCell::new(std::collections::BTreeMap::new());
-    holds(250, traffic(), |traffic| {
+    holds(500, traffic(), |traffic| {
         for done in run(&traffic).1 {
             let merged = done.members.len() > 1;
             *seen
@@ -672,7 +671,7 @@ fn l2_and_l3_hold_for_lro_and_rsc() {
             merged.set((pairs + more, acks + folded));
         });
         let (pairs, acks) = merged.get();
-        assert!(pairs > 300 && acks > 3, "{}: {pairs}, {acks}", rules.name);
+        assert!(pairs > 150 && acks > 3, "{}: {pairs}, {acks}", rules.name);
     }
 }
 

@@ -32,6 +32,9 @@ pub enum Coalesce {
 }
 
 impl Coalesce {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [Self::Off, Self::Gro, Self::Lro, Self::Rsc, Self::RscQemu];
+
     /// Every kind that holds packets, in the order of [`Coalesce::tables`].
     const HOLDING: [Self; 4] = [Self::Gro, Self::Lro, Self::Rsc, Self::RscQemu];
 

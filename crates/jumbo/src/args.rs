@@ -118,7 +118,9 @@ pub(crate) const RUN_HELP: &str = "\
 Keys of a port, the same on the command line and in the file:
   name      what the port is called [default: the device]
   mtu       largest layer 3 packet in bytes, 68 to 65521 [default: the device's]
-  coalesce  off or gro, for packets leaving by this port [default: gro]
+  coalesce  off, gro, lro, rsc or rsc-qemu, for packets leaving by this port [default: gro]
+  peer      terminates or forwards: whether the other end ends its TCP connections itself;
+            lro and rsc need one that terminates [default: forwards]
   offload   on or off: csum, tso and uso together [default: on]
   csum      on or off: checksums may be left to whoever takes the packet
   tso       on or off: TCP super-packets; needs csum

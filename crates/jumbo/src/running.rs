@@ -5,18 +5,17 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jumbo_engine::pending::Caps;
+use jumbo_engine::coalesce::RscStats;
 use jumbo_engine::reason::{Counts, Reason};
 use jumbo_ports::queue;
 use jumbo_ports::tap::{self, TapConfig, TapError};
 use jumbo_switch::switch::{self, Event, Switch as Workers, SwitchConfig, SwitchError};
-use jumbo_switch::topology;
 
-use crate::config::values::Coalesce;
 use crate::error::CliError;
 use crate::output;
 use crate::switch_api::{
-    Books, Capability, Offload, PortKind, PortSpec, PortState, PortStatus, ReasonCount, RunConfig,
-    Snapshot, StopCause, Switch, Traffic,
+    Books, Capability, Offload, PortKind, PortSpec, PortState, PortStatus, ReasonCount, RscStatus,
+    RunConfig, Snapshot, StopCause, Switch, Traffic,
 };
 
 /// Worker threads where nothing is said: one is right until it is busy.
@@ -52,11 +51,7 @@ pub(crate) fn start(
         .collect();
     watch(&mut switch, names.clone(), broken);
     for (spec, port) in ports {
-        let coalesce = match spec.coalesce {
-            Coalesce::Off => topology::Coalesce::Off,
-            Coalesce::Gro => topology::Coalesce::Gro,
-        };
-        switch.add(port, coalesce).map_err(refused)?;
+        switch.add(port, spec.coalesce.0).map_err(refused)?;
     }
     Ok(Arc::new(Running {
         names,
@@ -222,7 +217,19 @@ fn status(port: &switch::PortState, name: &str) -> PortStatus {
         flooded: port.counters.flooded,
         software_segmented: port.counters.software_segmented,
         software_checksums: port.counters.software_checksums,
+        coalesce: port.coalesce.name().to_owned(),
+        lossy_segmented: port.counters.lossy_segmented,
+        rsc: (!port.coalesce.is_lossless()).then(|| rsc(&port.counters.rsc)),
         reasons: reasons(port),
+    }
+}
+
+fn rsc(stats: &RscStats) -> RscStatus {
+    RscStatus {
+        coalesced_packets: stats.coalesced_packets,
+        coalesced_octets: stats.coalesced_octets,
+        coalesce_events: stats.coalesce_events,
+        aborts: stats.aborts,
     }
 }
 

@@ -4,7 +4,16 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-const TECHNIQUES: [&str; 6] = ["none", "gro", "tso", "gso", "kernel_gro", "kernel_tso"];
+const TECHNIQUES: [&str; 8] = [
+    "none",
+    "gro",
+    "lro",
+    "rsc",
+    "tso",
+    "gso",
+    "kernel_gro",
+    "kernel_tso",
+];
 
 fn demo(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jumbo"));

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::typo::explain;
-use super::values::{Coalesce, DeviceName, Mtu, OnOff, PortName};
+use super::values::{Coalesce, DeviceName, Mtu, OnOff, Peer, PortName};
 use crate::error::CliError;
 use crate::switch_api::{Offload, PortKind, PortSpec};
 
@@ -18,6 +18,7 @@ pub(super) struct PortKeys {
     name: Option<PortName>,
     mtu: Option<Mtu>,
     coalesce: Option<Coalesce>,
+    peer: Option<Peer>,
     offload: Option<OnOff>,
     csum: Option<OnOff>,
     tso: Option<OnOff>,
@@ -46,6 +47,7 @@ impl PortKeys {
     /// Checks the keys against each other and fills in what was left out.
     pub(super) fn resolve(self) -> Result<PortSpec, CliError> {
         let offload = self.offload()?;
+        let coalesce = self.coalesce()?;
         let device = self.tap.ok_or_else(|| {
             CliError::usage("the port has no device").way_out("add `tap = \"DEVICE\"`")
         })?;
@@ -59,9 +61,23 @@ impl PortKeys {
             name,
             kind: PortKind::Tap { device },
             mtu: self.mtu,
-            coalesce: self.coalesce.unwrap_or_default(),
+            coalesce,
             offload,
         })
+    }
+
+    /// What `lro` and `rsc` merge cannot be taken apart again into what came: it must end at the peer.
+    fn coalesce(&self) -> Result<Coalesce, CliError> {
+        let coalesce = self.coalesce.unwrap_or_default();
+        let (kind, peer) = (coalesce.0, self.peer.unwrap_or_default());
+        if kind.is_lossless() || peer == Peer::Terminates {
+            return Ok(coalesce);
+        }
+        let name = kind.name();
+        Err(CliError::usage(format!(
+            "coalesce = {name} merges packets that cannot be taken apart again, so a peer that forwards would send on what nobody sent"
+        ))
+        .way_out("add `peer = terminates` if the peer ends its TCP connections itself, or set `coalesce = gro`"))
     }
 
     /// `offload` sets all three, each key overrides it; super-packets need partial checksums, because every segment
