@@ -65,6 +65,8 @@ pub struct Lossy {
     pub segments: u16,
     /// Duplicate ACKs that were merged: none, as Windows wants it.
     pub dup_acks: u16,
+    /// Pure ACKs that were folded in and not counted as segments.
+    pub acks: u16,
 }
 
 /// Pending work of one packet.

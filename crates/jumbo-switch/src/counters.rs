@@ -34,6 +34,8 @@ pub struct PortCounters {
     pub lossy_segmented: u64,
     /// What was merged towards it under `lro` or `rsc`, as Windows counts it.
     pub rsc: RscStats,
+    /// Times a packet waited for it to make room.
+    pub waits: u64,
 }
 
 impl PortCounters {
@@ -58,6 +60,7 @@ impl PortCounters {
         self.software_segmented += other.software_segmented;
         self.lossy_segmented += other.lossy_segmented;
         self.rsc.add(&other.rsc);
+        self.waits += other.waits;
     }
 }
 

@@ -283,7 +283,7 @@ impl Plane {
                 }
                 !joins
             });
-            self.send_group(id, &group);
+            self.send_group(id, &group, false);
         }
         self.group = group;
         self.targets = targets;
@@ -291,23 +291,32 @@ impl Plane {
     }
 
     fn send(&mut self, id: PacketId, to: PortId) {
-        self.send_group(id, &[to]);
+        self.send_group(id, &[to], true);
     }
 
     /// Completes a packet for ports of equal capabilities and hands it to each.
-    fn send_group(&mut self, id: PacketId, group: &[PortId]) {
+    fn send_group(&mut self, id: PacketId, group: &[PortId], may_wait: bool) {
         let Some(policy) = group
             .first()
             .and_then(|first| Some(self.topology.get(*first)?.policy))
         else {
             return;
         };
-        self.hand_over(id, group, policy.takes, policy.mtu);
+        let Policy { takes, mtu, .. } = policy;
+        self.hand_over(id, group, takes, mtu, may_wait);
         self.send_again(id);
     }
 
-    /// Completes a packet for what `takes` says and hands the result to each port of the group.
-    fn hand_over(&mut self, id: PacketId, group: &[PortId], takes: Caps, mtu: usize) {
+    /// Completes a packet for what `takes` says and hands the result to each port of
+    /// the group. A packet for one port may wait there for room, one for many never.
+    fn hand_over(
+        &mut self,
+        id: PacketId,
+        group: &[PortId],
+        takes: Caps,
+        mtu: usize,
+        may_wait: bool,
+    ) {
         let Burst { arena, pool, .. } = &self.burst;
         let packet = arena.packet(id);
         let plan = plan(packet, takes, mtu);
@@ -321,7 +330,7 @@ impl Plane {
                 let Some(slot) = topology.get_mut(*port) else {
                     continue;
                 };
-                let answer = slot.queue.tx(packet, payload, pool);
+                let answer = slot.send(packet, payload, pool, may_wait);
                 if !std::mem::replace(&mut slot.sent, true) {
                     sent.push(*port);
                 }
@@ -358,7 +367,7 @@ impl Plane {
                 continue;
             };
             let Policy { takes, mtu, .. } = slot.policy;
-            self.hand_over(id, &[port], takes.without(gso.kind), mtu);
+            self.hand_over(id, &[port], takes.without(gso.kind), mtu, false);
         }
     }
 

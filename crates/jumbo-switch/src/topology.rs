@@ -1,12 +1,18 @@
 //! The ports as one worker sees them: its own queue of each, and how it is to be treated.
 
+use std::time::Duration;
+
+use jumbo_engine::arena::Pieces;
 use jumbo_engine::coalesce::{End, GRO, LRO, RSC, RSC_QEMU, Rules, Towards};
 use jumbo_engine::packet::{Net, Packet, Transport};
 use jumbo_engine::pending::{Caps, GsoKind};
+use jumbo_ports::pool::Pool;
 use jumbo_ports::queue::{Queue, TxFault};
 use jumbo_ports::tap::Refusals;
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::counters::PortCounters;
+use crate::patience::Patience;
 
 /// Most ports of a switch: a bound on flooding and on the control plane.
 pub const PORTS_MAX: usize = 1024;
@@ -89,6 +95,8 @@ pub struct Slot {
     /// What happened to it here.
     pub counters: PortCounters,
     refusals: [Refusals; 3],
+    /// How long packets may still wait for it.
+    patience: Patience,
     /// Something was sent to it and not yet published.
     pub sent: bool,
     /// Something was received from it and not yet released.
@@ -104,6 +112,7 @@ impl Slot {
             policy,
             counters: PortCounters::default(),
             refusals: Default::default(),
+            patience: Patience::default(),
             sent: false,
             received: false,
         }
@@ -114,6 +123,7 @@ impl Slot {
         self.policy.takes = takes;
         self.policy.mtu = mtu;
         self.refusals = Default::default();
+        self.patience = Patience::default();
         std::mem::replace(&mut self.queue, queue)
     }
 
@@ -145,6 +155,61 @@ impl Slot {
         }
     }
 
+    /// Sends a packet; for one that goes to nobody else, waits a little for room.
+    #[inline]
+    pub fn send(
+        &mut self,
+        packet: &Packet,
+        payload: Pieces<'_>,
+        pool: &Pool,
+        may_wait: bool,
+    ) -> Result<(), TxFault> {
+        match self.queue.tx(packet, payload, pool) {
+            Err(TxFault::QueueFull) if may_wait && self.queue.can_wait() => {
+                self.send_patiently(packet, payload, pool)
+            }
+            Ok(()) => {
+                self.patience.moved();
+                Ok(())
+            }
+            answer => answer,
+        }
+    }
+
+    /// The clock is asked here and nowhere else: only when a queue is full.
+    #[cold]
+    fn send_patiently(
+        &mut self,
+        packet: &Packet,
+        payload: Pieces<'_>,
+        pool: &Pool,
+    ) -> Result<(), TxFault> {
+        let begin_ns = now_ns();
+        let mut now = begin_ns;
+        while let Some(wait) = self.patience.wait(now) {
+            let wait = wait.saturating_sub(Duration::from_nanos(now - begin_ns));
+            if wait.is_zero() {
+                break;
+            }
+            self.counters.waits += 1;
+            self.queue.wait_for_room(wait);
+            let answer = self.queue.tx(packet, payload, pool);
+            let before = std::mem::replace(&mut now, now_ns());
+            let room = answer != Err(TxFault::QueueFull);
+            self.patience.waited(now - before, true);
+            if room {
+                return answer;
+            }
+        }
+        self.patience.waited(0, false);
+        Err(TxFault::QueueFull)
+    }
+
+    /// Whether its packets are dropped at once, because it does not make room.
+    pub fn is_stuck(&self) -> bool {
+        self.patience.is_stuck()
+    }
+
     /// Notes that the device took a super-packet, or refused it. After enough
     /// refusals in a row the kind is no longer offered to it.
     pub fn gso_answer(&mut self, kind: GsoKind, answer: Result<(), TxFault>) {
@@ -159,6 +224,12 @@ impl Slot {
             Err(_) => {}
         }
     }
+}
+
+/// Nanoseconds of a steady clock.
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// The ports of one worker, found by their id.

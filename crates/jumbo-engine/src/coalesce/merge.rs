@@ -98,6 +98,7 @@ pub(crate) fn complete_aggregate(rules: &Rules, head: &mut Packet, flow: &Flow) 
         head.pending.lossy = Some(Lossy {
             segments: flow.segments,
             dup_acks: 0,
+            acks: flow.acks,
         });
     }
     superpacket::settle_header(head);

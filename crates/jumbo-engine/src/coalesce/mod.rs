@@ -281,7 +281,7 @@ impl Coalescer {
             && judge::refusal(rules, ack).is_none()
             && !rules::differ(&head.bytes, &ack.bytes, &masks.all)
             && !judge::timestamp_is_older(head, ack)
-            && flow.segments < u16::MAX;
+            && flow.segments.max(flow.acks) < u16::MAX;
         let fold = match fits {
             true => (rules.pure_ack)(&Held { head, flow }, ack),
             false => None,
@@ -291,9 +291,11 @@ impl Coalescer {
         };
         let (moved, rules) = (Moved::of(arena.packet(id)), *rules);
         let flow = self.table.flow_mut(flow_id);
-        flow.folded = true;
         match fold {
-            AckFold::Values => moved.fold_into(arena.packet_mut(flow.head)),
+            AckFold::Values => {
+                flow.acks += 1;
+                moved.fold_into(arena.packet_mut(flow.head));
+            }
             AckFold::Segment => {
                 flow.segments += 1;
                 moved.join(&rules, arena.packet_mut(flow.head));

@@ -47,8 +47,8 @@ pub(crate) struct Flow {
     pub(crate) personality: u8,
     /// Under plain rules ([`super::Rules::is_plain`]).
     pub(crate) plain: bool,
-    /// It took over the values of a pure ACK.
-    pub(crate) folded: bool,
+    /// Pure ACKs whose values it took over.
+    pub(crate) acks: u16,
     /// Hash of the address pair.
     pub(crate) pair: u32,
     set: u16,
@@ -141,7 +141,7 @@ impl Flow {
         masks: 0,
         personality: 0,
         plain: false,
-        folded: false,
+        acks: 0,
         pair: 0,
         set: 0,
         way: 0,
@@ -153,7 +153,7 @@ impl Flow {
     /// Whether anything joined the first packet.
     #[inline(always)]
     pub(crate) fn is_aggregate(&self) -> bool {
-        self.segments != self.segments_first || self.folded
+        self.segments != self.segments_first || self.acks != 0
     }
 }
 

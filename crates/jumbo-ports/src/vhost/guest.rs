@@ -13,7 +13,7 @@ const PAGE: u64 = 4096;
 
 /// A guest's memory. Lives as long as anything refers to it.
 #[derive(Debug)]
-pub struct GuestMemory {
+pub(super) struct GuestMemory {
     /// By guest address, so that neighbours are neighbours.
     table: Box<[Mapped]>,
     regions: Regions,
@@ -30,7 +30,7 @@ struct Mapped {
 
 /// Why a region cannot be mapped.
 #[derive(Debug, thiserror::Error)]
-pub enum MapError {
+pub(super) enum MapError {
     /// More than the data path can name.
     #[error("{0} memory regions: at most {REGIONS_MAX} are possible")]
     TooManyRegions(usize),
@@ -64,7 +64,7 @@ impl GuestMemory {
     ///
     /// # Errors
     /// The [`MapError`] of the first that cannot be mapped.
-    pub fn map(specs: &[Arc<RegionSpec>], before: Option<&Self>) -> Result<Self, MapError> {
+    pub(super) fn map(specs: &[Arc<RegionSpec>], before: Option<&Self>) -> Result<Self, MapError> {
         if specs.len() > REGIONS_MAX {
             return Err(MapError::TooManyRegions(specs.len()));
         }
@@ -86,6 +86,12 @@ impl GuestMemory {
     /// The mappings, to be lent.
     pub(super) fn regions(&self) -> &Regions {
         &self.regions
+    }
+
+    /// Whether memory was truncated under us.
+    #[inline]
+    pub(super) fn is_dead(&self) -> bool {
+        self.regions.iter().any(|region| region.is_dead())
     }
 
     /// Finds a guest address, looking in region `hint` first and leaving there

@@ -2,20 +2,243 @@
 
 use std::any::Any;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::{fmt, io};
 
 use jumbo_engine::pending::Caps;
 use jumbo_engine::vnet::Form;
+use rustix::fs::Mode;
 
+use super::connection::Ended;
 use super::device::{DataPath, Device, LogSpec, Position, ResumeError, RingState};
 use super::feature;
 use super::guest::GuestMemory;
-use super::queue::{FromGuest, Health, NoGuest, Ring, Shared, Terms, ToGuest, VhostQueue, Way};
+use super::offer::{Offer, QUEUE_PAIRS_MAX};
+use super::queue::{
+    FromGuest, Health, NoGuest, Ring, Shared, Terms, ToGuest, VhostQueue, WAYS_MAX, Way,
+};
+use super::serve::{Endpoint, Event, serve};
+use super::socket::{ListenError, Stop, listen};
 use super::vring::{Direction, DirtyLog, Setup, Vring};
 use crate::pool::Region;
-use crate::queue::{Capability, PortInfo, Presence, Queue, Workers};
+use crate::queue::{Capability, Control, Port, PortInfo, Presence, Queue, Workers};
 
 const PAGE: u64 = 4096;
+
+/// What a vhost-user port is to be.
+#[derive(Clone, Debug)]
+pub struct VhostConfig {
+    /// The socket.
+    pub path: PathBuf,
+    /// We connect to it, and try again until somebody listens; otherwise we listen.
+    pub client: bool,
+    /// Most queue pairs of the guest.
+    pub queue_pairs: u16,
+    /// Queues of the port: one per worker.
+    pub workers: usize,
+    /// Pending work we may be handed.
+    pub hands: Caps,
+    /// Pending work the guest may be offered to take.
+    pub takes: Caps,
+    /// Largest network packet, bytes, if it is to be told to the guest.
+    pub mtu: Option<u16>,
+    /// Whether packed rings are offered.
+    pub packed: bool,
+}
+
+/// What happened to a port; for the operator to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// In the course of things.
+    Info(String),
+    /// Something is wrong.
+    Warning(String),
+}
+
+/// Why a port cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The socket.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The kernel gives no eventfd.
+    #[error("making an eventfd: {0}")]
+    Stop(io::Error),
+    /// A number of queue pairs that cannot be.
+    #[error("{0} queue pairs: 1 to {QUEUE_PAIRS_MAX} are possible")]
+    QueuePairs(u16),
+}
+
+/// Opens the port: from now on a front end can connect, and is served once the
+/// switch has the port. `notices` hears what happens, from the port's own thread.
+///
+/// # Errors
+/// The [`OpenError`]; nothing is left behind.
+pub fn open(
+    config: &VhostConfig,
+    notices: impl FnMut(Notice) + Send + 'static,
+) -> Result<Port, OpenError> {
+    if config.queue_pairs == 0 || usize::from(config.queue_pairs) > WAYS_MAX {
+        return Err(OpenError::QueuePairs(config.queue_pairs));
+    }
+    let endpoint = match config.client {
+        true => Endpoint::Connect(config.path.clone()),
+        false => Endpoint::Listen(listen(&config.path, Mode::RUSR | Mode::WUSR)?),
+    };
+    let offer = offer(config);
+    let waits = match config.client {
+        true => "waits for somebody to listen at its socket",
+        false => "waits for a front end to connect",
+    };
+    let info = PortInfo {
+        kind: "vhost-user",
+        device: config.path.display().to_string(),
+        hands: Caps::NONE,
+        takes: Caps::NONE,
+        mtu: usize::from(offer.mtu),
+        capabilities: capabilities(offer.features, 0),
+        presence: Presence::Waiting(waits.to_owned()),
+    };
+    let control = Opened {
+        endpoint,
+        offer,
+        idle: info.clone(),
+        workers: config.workers,
+        stop: Arc::new(Stop::new().map_err(OpenError::Stop)?),
+        notices: Box::new(notices),
+    };
+    let no_guest = || Box::new(NoGuest) as Box<dyn Queue>;
+    Ok(Port {
+        info,
+        queues: (0..config.workers).map(|_| no_guest()).collect(),
+        control: Some(Box::new(control)),
+    })
+}
+
+/// What the guest is offered.
+fn offer(config: &VhostConfig) -> Offer {
+    let mut features = feature::VERSION_1
+        | feature::ANY_LAYOUT
+        | feature::MRG_RXBUF
+        | feature::INDIRECT_DESC
+        | feature::EVENT_IDX
+        | feature::IN_ORDER
+        | feature::RING_RESET
+        | feature::CTRL_VQ
+        | feature::GUEST_ANNOUNCE
+        | feature::LOG_ALL;
+    let mut add = |on: bool, bits: u64| features |= if on { bits } else { 0 };
+    let (hands, takes) = (config.hands, config.takes);
+    add(hands.csum(), feature::CSUM);
+    add(hands.tso4(), feature::HOST_TSO4);
+    add(hands.tso6(), feature::HOST_TSO6);
+    add(hands.tso_ecn(), feature::HOST_ECN);
+    add(hands.uso(), feature::HOST_USO);
+    add(takes.csum(), feature::GUEST_CSUM);
+    add(takes.tso4(), feature::GUEST_TSO4);
+    add(takes.tso6(), feature::GUEST_TSO6);
+    add(takes.tso_ecn(), feature::GUEST_ECN);
+    add(takes.uso(), feature::GUEST_USO4 | feature::GUEST_USO6);
+    add(config.packed, feature::RING_PACKED);
+    add(config.queue_pairs > 1, feature::MQ);
+    add(config.mtu.is_some(), feature::MTU);
+    let mut protocol_features = feature::protocol::ALL;
+    if config.mtu.is_none() {
+        protocol_features &= !feature::protocol::MTU;
+    }
+    Offer {
+        features,
+        protocol_features,
+        queue_pairs: config.queue_pairs,
+        mtu: config.mtu.unwrap_or(u16::MAX),
+        mac: [0; 6],
+    }
+}
+
+/// A port whose switch is not there yet.
+struct Opened {
+    endpoint: Endpoint,
+    offer: Offer,
+    idle: PortInfo,
+    workers: usize,
+    stop: Arc<Stop>,
+    notices: Box<dyn FnMut(Notice) + Send>,
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened")
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Control for Opened {
+    fn start(self: Box<Self>, workers: Box<dyn Workers>) -> Result<Box<dyn Send>, String> {
+        let stop = self.stop.clone();
+        let thread = std::thread::Builder::new()
+            .name("jumbo-vhost".to_owned())
+            .spawn(move || self.run(workers))
+            .map_err(|e| format!("starting a thread for a vhost-user port: {e}"))?;
+        Ok(Box::new(Started {
+            stop,
+            thread: Some(thread),
+        }))
+    }
+}
+
+impl Opened {
+    fn run(mut self, workers: Box<dyn Workers>) {
+        let mut guest = Guest::new(workers, self.workers, self.idle, self.offer.features);
+        let mut events = |event| {
+            if let Some(notice) = notice(event) {
+                (self.notices)(notice);
+            }
+        };
+        let stop = self.stop.clone();
+        let stop = stop.as_fd();
+        if let Err(error) = serve(&self.endpoint, &self.offer, &mut guest, stop, &mut events) {
+            (self.notices)(Notice::Warning(format!(
+                "cannot wait for messages: {error}"
+            )));
+        }
+    }
+}
+
+/// What an event says to an operator.
+fn notice(event: Event) -> Option<Notice> {
+    Some(match event {
+        Event::Waiting(error) => Notice::Info(format!("waits: {error}")),
+        Event::Connected(Some(pid)) => Notice::Info(format!("process {pid} has connected")),
+        Event::Connected(None) => Notice::Info("a front end has connected".to_owned()),
+        Event::Refused(refusal) => Notice::Warning(format!("refused: {refusal}")),
+        Event::SecondRefused => {
+            Notice::Warning("a second front end was sent away: one is there already".to_owned())
+        }
+        Event::Disconnected(Ended::Stopped) => return None,
+        Event::Disconnected(Ended::Closed) => Notice::Info("the front end has gone".to_owned()),
+        Event::Disconnected(ended) => Notice::Warning(format!("connection ended: {ended}")),
+        Event::Negotiated { .. } => return None,
+    })
+}
+
+/// A running control side. Dropping it takes the rings back and waits for that.
+struct Started {
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.stop.request();
+        if let Some(thread) = self.thread.take() {
+            // One that panicked has said so on stderr.
+            let _ = thread.join();
+        }
+    }
+}
 
 /// The rings of one guest, handed to the workers and taken back.
 #[derive(Debug)]
@@ -44,14 +267,6 @@ impl Guest {
             offered,
             memory: None,
             running: false,
-        }
-    }
-
-    /// Shows what the port waits for.
-    pub(super) fn waits(&mut self, why: String) {
-        if !self.running {
-            self.idle.presence = Presence::Waiting(why);
-            self.workers.tell(self.idle.clone());
         }
     }
 

@@ -474,6 +474,12 @@ fn epoll_of(rings: &[FromGuest]) -> Result<OwnedFd, Errno> {
 
 impl Queue for VhostQueue {
     fn rx(&mut self, burst: &mut Burst, stats: &mut RxStats) -> RxEnd {
+        if self.terms.memory.is_dead()
+            && let Some(from) = self.from.first()
+        {
+            from.ring
+                .broken(&self.terms.health, RingFault::MemoryTruncated);
+        }
         if self.terms.health.get().is_some() {
             return RxEnd::Stopped;
         }
@@ -516,6 +522,11 @@ impl Queue for VhostQueue {
     }
 
     fn publish(&mut self) {
+        if self.terms.memory.is_dead() {
+            let gone = RingFault::MemoryTruncated.to_string();
+            // The first reason stays.
+            let _ = self.terms.health.set(gone);
+        }
         while self.sent != 0 {
             let index = self.sent.trailing_zeros() as usize;
             self.sent &= self.sent - 1;

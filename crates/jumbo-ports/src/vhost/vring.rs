@@ -45,7 +45,10 @@ const LOG_PAGE: u64 = 4096;
 
 /// What a guest did that no driver may do. The port stops.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RingFault {
+pub(super) enum RingFault {
+    /// The file behind guest memory became shorter.
+    #[error("guest memory was truncated")]
+    MemoryTruncated,
     /// The available index moved by more than the ring has.
     #[error("the available index jumped by {0}, more than the ring has")]
     AvailIndexJump(u16),

@@ -36,7 +36,7 @@ fn a_bare_port_gets_the_defaults() {
     );
     assert_eq!(
         (port.coalesce, port.offload),
-        (values::Coalesce::Gro, offload(true, true, true))
+        (values::Coalesce::default(), offload(true, true, true))
     );
     assert_eq!(
         (config.workers, config.socket, config.fdb_age.seconds()),

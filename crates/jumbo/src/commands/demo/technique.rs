@@ -68,7 +68,9 @@ impl Technique {
         match self {
             Self::None => "the sender emits packets of MTU size; nothing is merged",
             Self::Gro => "the same packets; the switch coalesces them before the receiver",
-            Self::Lro => "the same, for a receiver that ends its connections: sizes and ACKs may move",
+            Self::Lro => {
+                "the same, for a receiver that ends its connections: sizes and ACKs may move"
+            }
             Self::Rsc => "the same by Windows' rules",
             Self::Tso => "the sender emits super-packets; they pass whole",
             Self::Gso => {

@@ -210,10 +210,13 @@ impl Coalescing {
             record.data
         };
         let memory = SliceMemory::new(bytes, self.kernels);
-        let offer = self.coalescer.offer(&mut self.arena, id, &memory);
-        if let Offer::Hold(slot) = offer {
-            self.coalescer.hold(&mut self.arena, id, slot, flow.0);
-        }
+        let offer = match self.coalescer.offer(&mut self.arena, id, &memory) {
+            Offer::Hold(slot) => {
+                let held = (self.coalescer).hold(&mut self.arena, id, slot, flow.0, &memory);
+                held.map_or_else(Offer::Alone, |()| Offer::Hold(slot))
+            }
+            other => other,
+        };
         let why = match offer {
             Offer::Alone(alone) => {
                 let payload = self.arena.payload(id);
@@ -253,10 +256,7 @@ impl Coalescing {
     fn leave(&mut self, id: PacketId, flow: FlowId, why: Why) -> Result<(), CaptureError> {
         let packet = self.arena.packet(id);
         let came = came(packet);
-        let count = packet
-            .pending()
-            .gso
-            .map_or(1, |gso| segments(packet.payload_len(), gso.size));
+        let count = packets_of(packet);
         let left = Left {
             left: 1,
             came: u64::from(count),
@@ -312,7 +312,9 @@ fn why_alone(
     let udp = packet.layers().transport == Transport::Udp;
     match (alone, opaque) {
         (_, Some(opaque)) => Why::Opaque(opaque),
-        (Alone::TcpChecksum, None) if record.is_cut() && sum() == Checksum::Unknown => {
+        (Alone::TcpChecksum | Alone::UdpChecksum, None)
+            if record.is_cut() && sum() == Checksum::Unknown =>
+        {
             Why::Own(Own::PayloadCut)
         }
         (Alone::NotTcp, None)
@@ -340,6 +342,16 @@ fn envelope<'a>(buffer: &'a Buffer, payload: Pieces<'_>) -> Envelope<'a> {
         link: first.map_or(LinkType::Ethernet, |mark| mark.link),
         cooked: cooked.unwrap_or(&[]),
         ts_ns: last.map_or(0, |mark| mark.ts_ns),
+    }
+}
+
+/// How many packets of the capture it is made of.
+fn packets_of(packet: &Packet) -> u32 {
+    let pending = packet.pending();
+    match (pending.lossy, pending.gso) {
+        (Some(lossy), _) => u32::from(lossy.segments) + u32::from(lossy.acks),
+        (None, Some(gso)) => segments(packet.payload_len(), gso.size),
+        (None, None) => 1,
     }
 }
 

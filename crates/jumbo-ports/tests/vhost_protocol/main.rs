@@ -1,0 +1,8 @@
+//! The vhost-user protocol through the public interface: what front ends send, rightly and wrongly.
+
+mod build;
+mod fuzz;
+mod hostile;
+mod messages;
+mod scripts;
+mod socket;
