@@ -86,7 +86,7 @@ const APART: &str = "2:burst_end 1:burst_end";
 
 fn network_rows() -> Vec<Row> {
     let extended = |index| nth_v6(index).extension(Extension::Destination(vec![1, 4, 0, 0, 0, 0]));
-    let alone_v6 = "1:ipv6_extensions 1:ipv6_extensions 1:ipv6_extensions";
+    let alone_v6 = "1:extension_headers 1:extension_headers 1:extension_headers";
     let fragments = "1:may_fragment 1:may_fragment 1:may_fragment";
     let options = "2:refused_below_tcp 1:ip_options";
     let unreadable = "2:refused_below_tcp 1:tcp_unreadable";

@@ -7,12 +7,12 @@ use serde_json::Value;
 const TECHNIQUES: [&str; 8] = [
     "none",
     "gro",
-    "lro",
-    "rsc",
     "tso",
     "gso",
     "kernel_gro",
     "kernel_tso",
+    "lro",
+    "rsc",
 ];
 
 fn demo(args: &[&str]) -> Output {

@@ -93,7 +93,7 @@ reasons! {
         /// IPv4 options.
         IpOptions = "ip_options",
         /// IPv6 extension headers, towards a port whose personality merges none.
-        Ipv6Extensions = "ipv6_extensions",
+        Ipv6Extensions = "extension_headers",
         /// The IPv4 header checksum is wrong, or the negative zero that could not be recreated.
         IpChecksum = "ip_checksum",
         /// A reserved bit of the IPv4 flags.

@@ -198,7 +198,7 @@ mod tests {
         let rows = page
             .lines()
             .filter(|line| line.contains(" v4 ") || line.contains(" v6 "));
-        assert_eq!(rows.clone().count(), 24, "{page}");
+        assert_eq!(rows.clone().count(), 32, "{page}");
         for row in rows {
             assert!(row.chars().count() <= 80 && row.contains(" % "), "{row}");
         }

@@ -10,12 +10,12 @@ use serde::Serialize;
 pub(super) enum Technique {
     None,
     Gro,
-    Lro,
-    Rsc,
     Tso,
     Gso,
     KernelGro,
     KernelTso,
+    Lro,
+    Rsc,
 }
 
 /// What joins the hosts.
@@ -41,12 +41,12 @@ impl Technique {
     pub(super) const ALL: [Self; 8] = [
         Self::None,
         Self::Gro,
-        Self::Lro,
-        Self::Rsc,
         Self::Tso,
         Self::Gso,
         Self::KernelGro,
         Self::KernelTso,
+        Self::Lro,
+        Self::Rsc,
     ];
 
     /// As in the JSON.
@@ -69,9 +69,9 @@ impl Technique {
             Self::None => "the sender emits packets of MTU size; nothing is merged",
             Self::Gro => "the same packets; the switch coalesces them before the receiver",
             Self::Lro => {
-                "the same, for a receiver that ends its connections: sizes and ACKs may move"
+                "as gro, for a receiver that ends its connections: sizes and ACKs may move"
             }
-            Self::Rsc => "the same by Windows' rules",
+            Self::Rsc => "as lro, by the rules of Windows",
             Self::Tso => "the sender emits super-packets; they pass whole",
             Self::Gso => {
                 "the sender emits super-packets; the switch segments them for the receiver"

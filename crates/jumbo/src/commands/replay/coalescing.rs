@@ -2,8 +2,8 @@
 
 use jumbo_engine::arena::{Arena, PacketId, Pieces, SliceMemory};
 use jumbo_engine::checksum::Kernels;
-use jumbo_engine::coalesce::{Alone, Coalescer, End, GRO, Offer};
-use jumbo_engine::packet::{Packet, Transport};
+use jumbo_engine::coalesce::{Alone, Coalescer, End, Offer, Rules};
+use jumbo_engine::packet::Packet;
 use jumbo_engine::reason::Reason;
 use jumbo_engine::segment::segments;
 use jumbo_ports::capture::{CaptureError, LinkType, Record};
@@ -109,6 +109,7 @@ pub(crate) struct Coalescing {
 
 impl Coalescing {
     pub(crate) fn new(
+        rules: &Rules,
         rule: BurstRule,
         mode: ChecksumMode,
         books: Books,
@@ -120,7 +121,7 @@ impl Coalescing {
             // Held flows, what ended and waits to be taken, and the packet being looked at.
             arena: Arena::new(2 * flows + 8, FRAGS_PER_PACKET * packets + 8),
             // A fixed seed: the same capture gives the same result, and nobody is listening.
-            coalescer: Coalescer::new(&GRO, flows, 0x6a75_6d62_6f00_0001),
+            coalescer: Coalescer::new(rules, flows, 0x6a75_6d62_6f00_0001),
             kernels: Kernels::detect(),
             mode,
             rule,
@@ -221,14 +222,7 @@ impl Coalescing {
             Offer::Alone(alone) => {
                 let payload = self.arena.payload(id);
                 let sum = || checksum(self.arena.packet(id), payload, &memory);
-                Some(why_alone(
-                    alone,
-                    opaque,
-                    self.mode,
-                    record,
-                    self.arena.packet(id),
-                    sum,
-                ))
+                Some(why_alone(alone, opaque, record, sum))
             }
             _ => None,
         };
@@ -304,26 +298,15 @@ impl Coalescing {
 fn why_alone(
     alone: Alone,
     opaque: Option<jumbo_engine::parse::Opaque>,
-    mode: ChecksumMode,
     record: &Record<'_>,
-    packet: &Packet,
     sum: impl Fn() -> Checksum,
 ) -> Why {
-    let udp = packet.layers().transport == Transport::Udp;
     match (alone, opaque) {
         (_, Some(opaque)) => Why::Opaque(opaque),
         (Alone::TcpChecksum | Alone::UdpChecksum, None)
             if record.is_cut() && sum() == Checksum::Unknown =>
         {
             Why::Own(Own::PayloadCut)
-        }
-        (Alone::NotTcp, None)
-            if udp
-                && mode != ChecksumMode::Trust
-                && packet.pending().csum == jumbo_engine::pending::Csum::Unverified
-                && sum() == Checksum::Wrong =>
-        {
-            Why::Own(Own::UdpChecksum)
         }
         (alone, None) => Why::Alone(alone),
     }
