@@ -212,7 +212,7 @@ mod tests {
         data.books_balanced = false;
         assert_eq!(
             verdict(&data),
-            "Bytes arrived WRONG (gro, ipv4, one direction). The switch dropped 96 packets; its books DO NOT balance."
+            "Bytes arrived WRONG (gro, ipv4, one direction). The switch dropped 144 packets; its books DO NOT balance."
         );
     }
 }
