@@ -158,7 +158,10 @@ fn super_packets_say_what_they_are_made_of() {
     let list = "super_packet_reasons";
     assert_eq!(of(list, "size_limit"), counts(4, 4 * MOST_V4));
     assert_eq!(of(list, "push"), counts(6, 4 * (48 - MOST_V4) + 12 + 20));
-    assert_eq!(of(list, "burst_end"), counts(10, 4 * 40 + 8 + 6 + 4 + 4 + 4 + 10));
+    assert_eq!(
+        of(list, "burst_end"),
+        counts(10, 4 * 40 + 8 + 6 + 4 + 4 + 4 + 10)
+    );
     assert_eq!(of(list, "fin"), counts(1, 40));
     assert_eq!(of(list, "window_changed"), counts(1, 8));
     assert_eq!(of(list, "options_changed"), counts(1, 10));
