@@ -57,8 +57,8 @@
 //!     };
 //!     match gro.offer(&mut arena, admitted.id, &memory) {
 //!         Offer::Merged => {}
-//!         Offer::Hold(slot) => gro.hold(&mut arena, admitted.id, slot, 0),
-//!         Offer::Alone(_) => gro.ready().push(Ready::alone(admitted.id, 0)),
+//!         Offer::Hold(slot) if gro.hold(&mut arena, admitted.id, slot, 0, &memory).is_ok() => {}
+//!         _ => gro.ready().push(Ready::alone(admitted.id, 0)),
 //!     }
 //! }
 //! gro.flush(&mut arena, End::BurstEnd);

@@ -1,5 +1,7 @@
 //! What can be typed. This one definition makes the parser, the help, the man pages and the completions.
 
+use jumbo_engine::coalesce::{GRO, LRO, RSC, RSC_QEMU, Rules};
+use jumbo_switch::topology::Coalesce;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -123,7 +125,9 @@ pub(crate) const RUN_HELP: &str = "\
 Keys of a port, the same on the command line and in the file:
   name      what the port is called [default: the device]
   mtu       largest layer 3 packet in bytes, 68 to 65521 [default: the device's]
-  coalesce  off or gro, for packets leaving by this port [default: gro]
+  coalesce  off, gro, lro, rsc or rsc-qemu, for packets leaving by this port [default: gro]
+  peer      terminates or forwards: whether the other end ends its TCP connections itself;
+            lro and rsc need one that terminates [default: forwards]
   offload   on or off: csum, tso and uso together [default: on]
   csum      on or off: checksums may be left to whoever takes the packet
   tso       on or off: TCP super-packets; needs csum
@@ -220,7 +224,7 @@ pub(crate) struct RemovePortArgs {
 ///
 /// Needs no privileges. Reads Ethernet, raw IP and Linux cooked captures. What cannot be read to its end is replayed as
 /// far as it goes, and the exit code is 1.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(group = clap::ArgGroup::new("source").args(["input", "sample"]).required(true))]
 pub(crate) struct ReplayArgs {
     /// The capture: pcap or pcapng, gzipped or not; - reads stdin
@@ -232,6 +236,9 @@ pub(crate) struct ReplayArgs {
     /// Write the result as pcapng, each super-packet with a comment; - writes to stdout and the report to stderr
     #[arg(short, long, value_name = "OUT", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
+    /// By whose rules: gro, lro, rsc or rsc-qemu; several with commas, or all, are compared side by side
+    #[arg(long, value_name = "LIST", default_value = "gro")]
+    pub(crate) coalesce: Personalities,
     /// What to think of the checksums in the capture
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub(crate) checksum: ChecksumMode,
@@ -246,7 +253,7 @@ pub(crate) struct ReplayArgs {
         long,
         value_name = "N",
         value_parser = clap::value_parser!(u16).range(i64::from(SEGMENT_MIN)..),
-        conflicts_with_all = ["burst", "gap_us"]
+        conflicts_with_all = ["burst", "gap_us", "coalesce"]
     )]
     pub(crate) segment: Option<u16>,
 }
@@ -262,6 +269,46 @@ pub(crate) enum ChecksumMode {
     Verify,
     /// Believe every TCP and UDP checksum
     Trust,
+}
+
+/// By whose rules `replay` coalesces; one at least.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Personalities(pub(crate) Vec<Coalesce>);
+
+impl Personalities {
+    const KNOWN: [Coalesce; 4] = [
+        Coalesce::Gro,
+        Coalesce::Lro,
+        Coalesce::Rsc,
+        Coalesce::RscQemu,
+    ];
+
+    /// The first one's table.
+    pub(crate) fn rules(&self) -> &'static Rules {
+        match self.0.first() {
+            Some(Coalesce::Lro) => &LRO,
+            Some(Coalesce::Rsc) => &RSC,
+            Some(Coalesce::RscQemu) => &RSC_QEMU,
+            _ => &GRO,
+        }
+    }
+}
+
+impl std::str::FromStr for Personalities {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "all" {
+            return Ok(Self(Self::KNOWN.into()));
+        }
+        let one = |name: &str| {
+            let found = Self::KNOWN.into_iter().find(|kind| kind.name() == name);
+            found.ok_or_else(|| {
+                format!("`{name}` is not known: give gro, lro, rsc, rsc-qemu or all")
+            })
+        };
+        text.split(',').map(one).collect::<Result<_, _>>().map(Self)
+    }
 }
 
 /// How many packets `replay` takes before everything held leaves.
