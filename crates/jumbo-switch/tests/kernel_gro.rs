@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 
 // --- where we differ ---
 
-/// A decision, and what comes of it in which cases of either family: what the kernel makes of the packets,
+/// A decision, and what comes of it in which cases, of both families unless one is named: what the kernel makes of the packets,
 /// what we make of them. Lengths are counted behind the shortest headers; behind a slash the segment size.
 struct Decision {
     why: &'static str,
@@ -84,6 +84,16 @@ const DIFFERENCES: &[Decision] = &[
             ("tcp more fragments on one", "1000 3000/1000 2000/1000", "3000/1000 1000 2000/1000"),
             ("tcp fragment offset changes", "3x1000 3000/1000", "3000/1000 3x1000"),
             ("tcp fragment offset on one", "1000 3000/1000 2000/1000", "3000/1000 1000 2000/1000"),
+            ("udp4 empty between", "0 2x1000/500", "1000/500 0 1000/500"),
+            ("udp6 empty between", "0 2000/500", "1000/500 0 1000/500"),
+            ("udp4 no checksum on one", "500 1500/500 1000/500", "1500/500 500 1000/500"),
+            ("udp6 no checksum on one", "500 2500/500", "1500/500 500 1000/500"),
+            ("udp4 bad checksum on one", "500 1500/500 1000/500", "1500/500 500 1000/500"),
+            ("udp6 bad checksum on one", "500 2500/500", "1500/500 500 1000/500"),
+            ("udp4 length too short on one", "500 1500/500 1000/500", "1500/500 500 1000/500"),
+            ("udp6 length too short on one", "500 2500/500", "1500/500 500 1000/500"),
+            ("udp4 length too long on one", "500 1500/500 1000/500", "1500/500 500 1000/500"),
+            ("udp6 length too long on one", "500 2500/500", "1500/500 500 1000/500"),
         ],
     },
     Decision {
@@ -94,6 +104,8 @@ const DIFFERENCES: &[Decision] = &[
             ("tcp padding on one", "3000/1000 1003 2000/1000", "6000/1000"),
             ("tcp padding on the first", "1003 5000/1000", "6000/1000"),
             ("tcp padding on all", "6x1003", "6000/1000"),
+            ("udp4 padding on one", "505 1500/500 1000/500", "3000/500"),
+            ("udp6 padding on one", "505 2500/500", "3000/500"),
             ("tcp tiny and padded changes", "3000/1000 3x6", "3001/1000 2x1"),
             ("tcp tiny and padded on one", "3000/1000 6 2000/1000", "3001/1000 2000/1000"),
             ("tcp tiny and padded on the first", "6 5000/1000", "1 5000/1000"),
@@ -305,8 +317,12 @@ fn kernel_coalesces_as_we_do() -> Tested<()> {
         }
     }
     for (name, ..) in DIFFERENCES.iter().flat_map(|decision| decision.cases) {
-        let known = cases.iter().any(|case| case.common_name() == *name);
-        assert!(known, "a difference is listed for no case: {name}");
+        let left_out = name.starts_with("udp") && !engine_merges_udp();
+        let known = cases.iter().any(|case| case.is(name));
+        assert!(
+            known || left_out,
+            "a difference is listed for no case: {name}"
+        );
     }
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
     assert!(
@@ -365,17 +381,16 @@ type Listed = (
 );
 
 impl Case {
-    /// The name for both families.
-    fn common_name(&self) -> String {
-        self.name.replacen(['4', '6'], "", 1)
+    /// Whether a name of the list means this case; one without a 4 or 6 means both families.
+    fn is(&self, name: &str) -> bool {
+        self.name == name || self.name.replacen(['4', '6'], "", 1) == name
     }
 
     fn listed(&self) -> Option<Listed> {
-        let name = self.common_name();
         let all = DIFFERENCES.iter();
         let mut all =
             all.flat_map(|decision| decision.cases.iter().map(move |case| (decision, case)));
-        all.find(|(_, case)| case.0 == name)
+        all.find(|(_, case)| self.is(case.0))
     }
 
     fn in_order(&self, mut outcomes: Vec<Outcome>) -> Vec<Outcome> {
@@ -795,7 +810,7 @@ fn datagrams(family: Family) -> Vec<Case> {
     add("short tail", stream(5, 1000, 333));
     add("odd", stream(5, 999, 1));
     add("of one byte", stream(5, 1, 1));
-    add("up to 65535 bytes", stream(50, 1472, 1472));
+    add("up to 65535 bytes", stream(50, 1400, 1400));
     let sized = |sizes: &[usize]| -> Vec<Vec<u8>> {
         let packets = sizes.iter().enumerate();
         packets
