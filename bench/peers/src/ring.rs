@@ -23,15 +23,17 @@ const SWEEP: usize = 128 << 20;
 pub(crate) enum Family {
     V4,
     V6,
+    Udp4,
 }
 
 impl Family {
-    pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
+    pub(crate) const TCP: [Self; 2] = [Self::V4, Self::V6];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::V4 => "tcp4",
             Self::V6 => "tcp6",
+            Self::Udp4 => "udp4",
         }
     }
 
@@ -39,17 +41,21 @@ impl Family {
         self == Self::V6
     }
 
-    /// Payload of a full segment at an MTU of 1500 bytes, with timestamps.
+    pub(crate) fn is_udp(self) -> bool {
+        self == Self::Udp4
+    }
+
+    /// Payload of a full segment at an MTU of 1500 bytes, with timestamps; of a datagram as much.
     pub(crate) fn mss(self) -> usize {
         match self {
-            Self::V4 => 1448,
+            Self::V4 | Self::Udp4 => 1448,
             Self::V6 => 1428,
         }
     }
 
     pub(crate) fn l3_len(self) -> usize {
         match self {
-            Self::V4 => 20,
+            Self::V4 | Self::Udp4 => 20,
             Self::V6 => 40,
         }
     }
@@ -58,11 +64,19 @@ impl Family {
     pub(crate) fn flow(self, flow: u16, base: PacketBuilder) -> TcpStream {
         let port = 1000 + flow;
         let base = match self {
-            Self::V4 => base.tcp(port, 80),
+            Self::V4 | Self::Udp4 => base.tcp(port, 80),
             Self::V6 => base.ipv6([0xfd; 16], [0xfe; 16]).tcp(port, 80),
         };
         let stream = TcpStream::new(base).mss(self.mss()).timestamps(1, 2);
         stream.ids(IpId::Increment(port))
+    }
+
+    /// The datagrams of a flow.
+    fn datagram(self, flow: u16, index: usize, base: &PacketBuilder) -> PacketBuilder {
+        let port = 1000 + flow;
+        let packet = base.clone().udp(port, 80);
+        let id = port.wrapping_add(index as u16);
+        packet.id(id).payload_len(self.mss())
     }
 
     /// What comes before a packet whose checksum is pending.
@@ -70,7 +84,7 @@ impl Family {
         VnetHeader {
             flags: 1,
             csum_start: 14 + self.l3_len() as u16,
-            csum_offset: 16,
+            csum_offset: if self.is_udp() { 6 } else { 16 },
             ..VnetHeader::default()
         }
     }
@@ -107,7 +121,11 @@ impl Shape {
             })
             .collect();
         for index in 0..self.packets() {
-            let packet = streams[index % self.flows].packet(index / self.flows);
+            let (flow, turn) = (index % self.flows, index / self.flows);
+            let packet = match self.family.is_udp() {
+                true => self.family.datagram(flow as u16, turn, &base),
+                false => streams[flow].packet(turn),
+            };
             each(&packet.build())?;
         }
         Ok(())
