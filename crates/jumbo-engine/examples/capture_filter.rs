@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs::File;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use jumbo_engine::packet::{Net, Transport};
@@ -31,8 +32,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         filter.take(link, time_ns, bytes)
     })?;
     filter.end_burst();
-    filter.print();
-    Ok(())
+    match filter.print() {
+        // Whoever reads has seen enough.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 /// A flow's direction: addresses and ports, and whether it is TCP.
@@ -137,25 +141,32 @@ impl Filter {
         }
     }
 
-    fn print(&self) {
-        println!(
+    fn print(&self) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        writeln!(
+            out,
             "{:>9} {:>12} {:>9} {:>7}",
             "packets", "bytes", "leave as", "merged"
-        );
+        )?;
         let mut flows: Vec<_> = self.numbers.iter().collect();
         flows.sort_by_key(|(_, number)| std::cmp::Reverse(self.flows[**number as usize].bytes));
         for ((from, to, tcp), number) in flows {
             let flow = &self.flows[*number as usize];
             let kind = if *tcp { "tcp" } else { "udp" };
             let merged = flow.packets as f64 / flow.leaving.max(1) as f64;
-            println!(
+            writeln!(
+                out,
                 "{:9} {:12} {:9} {merged:6.1}x  {kind} {from} > {to}",
                 flow.packets, flow.bytes, flow.leaving,
-            );
+            )?;
         }
-        println!("{} others", self.ignored);
-        println!("aggregates ended: {:?}", self.gro.stats().aggregate_ends);
-        println!("never candidates: {:?}", self.gro.stats().alone);
+        writeln!(out, "{} others", self.ignored)?;
+        writeln!(
+            out,
+            "aggregates ended: {:?}",
+            self.gro.stats().aggregate_ends
+        )?;
+        writeln!(out, "never candidates: {:?}", self.gro.stats().alone)
     }
 }
 
