@@ -124,8 +124,8 @@ fn coalesce(
             let id = admitted.expect("a sound packet").id;
             match gro.offer(arena, id, memory) {
                 Offer::Merged => {}
-                Offer::Hold(slot) => gro.hold(arena, id, slot, 0),
-                Offer::Alone(_) => gro.ready().push(Ready::alone(id, 0)),
+                Offer::Hold(slot) if gro.hold(arena, id, slot, 0, memory).is_ok() => {}
+                _ => gro.ready().push(Ready::alone(id, 0)),
             }
         }
         gro.flush(arena, End::BurstEnd);

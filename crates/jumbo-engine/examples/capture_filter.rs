@@ -136,8 +136,12 @@ impl Filter {
         flow.bytes += packet.len() as u64;
         match self.gro.offer(&mut self.arena, id, memory) {
             Offer::Merged => {}
-            Offer::Hold(slot) => self.gro.hold(&mut self.arena, id, slot, number),
-            Offer::Alone(_) => self.gro.ready().push(Ready::alone(id, number)),
+            Offer::Hold(slot)
+                if self
+                    .gro
+                    .hold(&mut self.arena, id, slot, number, memory)
+                    .is_ok() => {}
+            _ => self.gro.ready().push(Ready::alone(id, number)),
         }
     }
 

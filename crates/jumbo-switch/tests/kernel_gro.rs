@@ -283,8 +283,8 @@ fn ours(packets: &[Vec<u8>]) -> Vec<Outcome> {
         let id = admitted.expect("no virtio header to be wrong").id;
         match gro.offer(&mut arena, id, &memory) {
             Offer::Merged => {}
-            Offer::Hold(slot) => gro.hold(&mut arena, id, slot, 0),
-            Offer::Alone(_) => gro.ready().push(Ready::alone(id, 0)),
+            Offer::Hold(slot) if gro.hold(&mut arena, id, slot, 0, &memory).is_ok() => {}
+            _ => gro.ready().push(Ready::alone(id, 0)),
         }
     }
     gro.flush(&mut arena, End::BurstEnd);
