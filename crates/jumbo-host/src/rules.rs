@@ -24,7 +24,10 @@ mod prelude {
     pub(crate) use super::framework::*;
     #[cfg(test)]
     pub(crate) use super::scene::Cases;
+    pub(crate) use crate::change::{Moderation, NapiKnob, Setting, Side};
+    pub(crate) use crate::cpus::CpuSet;
     pub(crate) use crate::snapshot::{Device, Snapshot};
+    pub(crate) use crate::snapshot::{Features, Napi};
 }
 
 /// A family: its rules, each with the text of its own file.
@@ -88,7 +91,7 @@ static FAMILIES: &[&[Rule]] = &[
 
 /// The test hosts of every rule.
 #[cfg(test)]
-fn cases() -> impl Iterator<Item = (&'static str, scene::Cases)> {
+pub(crate) fn cases() -> impl Iterator<Item = (&'static str, scene::Cases)> {
     [
         tap::CASES,
         gst::CASES,

@@ -30,12 +30,7 @@ const SYSCTLS: [&str; 14] = [
 
 /// Everything but devices and processes.
 pub(super) fn read(files: &Files) -> Snapshot {
-    let sysctl = |name: &&str| {
-        let path = format!("sys/{}", name.replace('.', "/"));
-        let value = files.optional(files.proc(&path), &format!("/proc/{path}"));
-        (name.to_string(), value)
-    };
-
+    let sysctl = |name: &&str| (name.to_string(), sysctl(files, name));
     Snapshot {
         uptime_ms: uptime_ms(files),
         hostname: files.proc("sys/kernel/hostname"),
@@ -51,6 +46,12 @@ pub(super) fn read(files: &Files) -> Snapshot {
         iscsi_sessions: iscsi_sessions(files),
         ..Snapshot::default()
     }
+}
+
+/// A file below `/proc/sys`, by its dotted name.
+pub(super) fn sysctl(files: &Files, name: &str) -> Datum<Option<String>> {
+    let path = format!("sys/{}", name.replace('.', "/"));
+    files.optional(files.proc(&path), &format!("/proc/{path}"))
 }
 
 fn uptime_ms(files: &Files) -> u64 {
@@ -205,11 +206,12 @@ pub(super) fn ticks(text: &str) -> Result<BTreeMap<u32, CpuTicks>, &'static str>
     }
 }
 
-fn irqs(files: &Files) -> Datum<BTreeMap<u32, Irq>> {
+pub(super) fn irqs(files: &Files) -> Datum<BTreeMap<u32, Irq>> {
     let mut irqs = parsed_by(files.proc("interrupts"), interrupts);
     if let Datum::Known { value, .. } = &mut irqs {
         for (number, irq) in value {
             irq.effective = parsed(files.proc(&format!("irq/{number}/effective_affinity_list")));
+            irq.affinity = parsed(files.proc(&format!("irq/{number}/smp_affinity_list")));
         }
     }
     irqs
@@ -229,7 +231,7 @@ pub(super) fn interrupts(text: &str) -> Result<BTreeMap<u32, Irq>, &'static str>
         let irq = Irq {
             name: words.last()?.to_string(),
             count: counts.sum(),
-            effective: Datum::default(),
+            ..Irq::default()
         };
         Some((number.trim().parse().ok()?, irq))
     };

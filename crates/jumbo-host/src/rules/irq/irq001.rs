@@ -65,9 +65,11 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
         let fault = irqs
             .iter()
             .fold(fault, |fault, (_, irq)| fault.saw_datum(&irq.effective));
-        let spread = irqs.iter().zip(online.0.iter().cycle());
+        let targets = super::targets(view.now, device);
+        let spread = irqs.iter().zip(targets.0.iter().cycle());
         spread.fold(fault, |fault, ((number, _), cpu)| {
-            fault.fix(format!("echo {cpu} > /proc/irq/{number}/smp_affinity_list"))
+            let one = crate::cpus::CpuSet::from_iter([*cpu]);
+            fault.set(Setting::IrqAffinity { irq: *number }, one)
         })
     })
 }

@@ -72,9 +72,10 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
             format!("node {node}: processors {near}"),
         );
         far.iter().fold(fault, |fault, (number, irq)| {
-            fault.saw_datum(&irq.effective).fix(format!(
-                "echo {near} > /proc/irq/{number}/smp_affinity_list"
-            ))
+            fault.saw_datum(&irq.effective).set(
+                Setting::IrqAffinity { irq: *number },
+                super::targets(view.now, device),
+            )
         })
     })
 }

@@ -53,7 +53,7 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
             device.name
         ))
         .saw_feature(device, "tx-tcp-segmentation")
-        .fix(format!("ethtool -K {} tso on", device.name))
+        .turn_all(device, &Features::TSO, true)
     })
 }
 
