@@ -125,7 +125,7 @@ pub fn plan(now: &Snapshot, before: Option<&Snapshot>, options: &Options, today:
         namespace: String::new(),
         profile,
         left: draft.left(&report.findings),
-        conflicts: draft.conflicts,
+        conflicts: draft.conflicts(&report.findings),
         steps: in_order(draft.steps),
     }
 }
@@ -136,7 +136,6 @@ struct Draft<'a> {
     options: &'a Options,
     simulated: Snapshot,
     steps: BTreeMap<Setting, Step>,
-    conflicts: Vec<Conflict>,
 }
 
 impl<'a> Draft<'a> {
@@ -146,7 +145,6 @@ impl<'a> Draft<'a> {
             options,
             simulated: now.clone(),
             steps: BTreeMap::new(),
-            conflicts: Vec::new(),
         }
     }
 
@@ -195,8 +193,6 @@ impl<'a> Draft<'a> {
             let known = step.rules.iter().any(|other| other == rule);
             if step.new.asks_the_same(value) && !known {
                 step.rules.push(rule.to_owned());
-            } else if !known {
-                self.disagree(rule, setting, value);
             }
             return false;
         }
@@ -214,17 +210,25 @@ impl<'a> Draft<'a> {
         true
     }
 
-    fn disagree(&mut self, rule: &str, setting: &Setting, value: &Value) {
-        let kept = self.steps.get(setting).map(|step| step.rules.clone());
-        let conflict = Conflict {
-            setting: setting.clone(),
-            kept: kept.unwrap_or_default(),
-            dropped: rule.to_owned(),
-            value: value.clone(),
+    /// What rules want on the simulated host that another rule has decided otherwise.
+    fn conflicts(&self, findings: &[Finding]) -> Vec<Conflict> {
+        let faults = findings
+            .iter()
+            .filter(|finding| finding.status == Status::Finding);
+        let wishes =
+            faults.flat_map(|finding| finding.wanted.iter().map(move |one| (finding, one)));
+        let conflict = |(finding, wanted): (&Finding, &Wanted)| {
+            let step = self.steps.get(&wanted.setting)?;
+            let own = step.rules.iter().any(|id| id == finding.id);
+            let dropped = !own && !step.new.asks_the_same(&wanted.value);
+            dropped.then(|| Conflict {
+                setting: wanted.setting.clone(),
+                kept: step.rules.clone(),
+                dropped: finding.id.to_owned(),
+                value: wanted.value.clone(),
+            })
         };
-        if !self.conflicts.contains(&conflict) {
-            self.conflicts.push(conflict);
-        }
+        wishes.filter_map(conflict).collect()
     }
 
     /// Faults that stay on the simulated host, with why.

@@ -65,7 +65,8 @@ fn whatever_a_rule_wants_makes_it_silent_and_no_other_loud() {
         let plan = if plan.steps.is_empty() { asked } else { plan };
         assert_eq!(plan.usable(), Ok(()), "{id}");
         assert_eq!(plan.conflicts, [], "{id}");
-        if plan.steps.is_empty() {
+        let own = |step: &Step| step.rules.iter().any(|rule| rule == id);
+        if !plan.steps.iter().any(own) {
             continue;
         }
         let healed = judged(&scene, &after(&scene, &plan));
@@ -203,14 +204,18 @@ fn a_waived_fault_is_let_be() {
 #[test]
 fn two_rules_that_disagree_are_both_named() {
     let (scene, options) = (Scene::healthy(), Options::default());
+    let gro = Setting::feature(scene.now.by_name("eth0").expect("eth0"), "rx-gro");
     let mut draft = Draft::new(&scene.now, &options);
-    let mtu = Setting::Mtu {
-        device: "eth0".into(),
-    };
-    assert!(draft.want("MTU001", &mtu, &Value::Number(1400)));
-    assert!(!draft.want("XXX001", &mtu, &Value::Number(9000)));
-    assert_eq!(draft.conflicts[0].dropped, "XXX001");
-    assert_eq!(draft.steps[&mtu].new, Value::Number(1400));
+    assert!(draft.want("XXX001", &gro, &Value::OFF));
+    let now = draft.simulated.clone();
+    let report = check::check(&now, None, &options, today());
+    assert!(!draft.take(&report.findings));
+    let conflicts = draft.conflicts(&report.findings);
+    assert_eq!(conflicts.len(), 1, "{conflicts:?}");
+    assert_eq!(
+        (conflicts[0].dropped.as_str(), &conflicts[0].kept[..]),
+        ("GRO001", &["XXX001".to_owned()][..])
+    );
 }
 
 #[test]

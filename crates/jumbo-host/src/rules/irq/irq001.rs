@@ -30,6 +30,7 @@ fn affinity(scene: &mut super::super::scene::Scene, cpu: impl Fn(u32) -> u32) {
         panic!("interrupts")
     };
     for (number, irq) in value {
+        irq.affinity = crate::datum::Datum::known([0, 1, 2, 3].into_iter().collect(), "scene");
         irq.effective =
             crate::datum::Datum::known([cpu(number - 40)].into_iter().collect(), "scene");
     }
