@@ -5,6 +5,7 @@
 //! operator would type ([`Setting::command`]), and, by a [`Machine`], read from and written to the kernel. Nothing else
 //! in this crate changes anything.
 
+mod here;
 mod machine;
 mod operator;
 mod perform;
@@ -14,10 +15,12 @@ mod undo;
 mod value;
 mod write;
 
+pub use here::Here;
 pub use machine::{Live, Machine};
 pub(crate) use operator::address;
 pub use operator::operators_devices;
 pub use perform::{Failure, State, Undone, perform, states, undo};
+pub(crate) use setting::file_text;
 pub use setting::{Moderation, NapiKnob, Setting, Side, Unfit};
 pub use undo::{Lock, Record, Stage, Store, StoreError, Summary};
 pub use value::Value;
@@ -56,6 +59,11 @@ pub struct Step {
 }
 
 impl Step {
+    /// Whether it may take the link down or make queues anew; not what a file says of it.
+    pub fn may_reset(&self) -> bool {
+        self.setting.resets() && !self.new.works_like(&self.old)
+    }
+
     /// A change of one setting, asked for by a rule.
     pub fn new(setting: Setting, old: Value, new: Value, rule: &str) -> Self {
         Self {

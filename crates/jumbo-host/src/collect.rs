@@ -104,6 +104,19 @@ pub(crate) fn index_of(name: &str) -> io::Result<u32> {
     device_of(name).map(|device| device.index)
 }
 
+/// Host name, boot and network namespace; empty where they cannot be read.
+pub(crate) fn whereabouts(roots: &Roots) -> (String, String, String) {
+    let files = Files::new(roots);
+    let text = |path| files.proc(path).ok().cloned().unwrap_or_default();
+    let namespace = files.proc_link("thread-self/ns/net");
+    let namespace = namespace.ok().map(|path| path.display().to_string());
+    (
+        text("sys/kernel/hostname"),
+        text("sys/kernel/random/boot_id"),
+        namespace.unwrap_or_default(),
+    )
+}
+
 /// A file of `/proc/net`, empty when it cannot be read.
 pub(crate) fn net_file(roots: &Roots, name: &str) -> String {
     let text = Files::new(roots).proc(&format!("net/{name}"));

@@ -18,6 +18,7 @@ pub mod collect;
 pub mod cpus;
 pub mod datum;
 pub mod page;
+pub mod persist;
 pub mod plan;
 pub mod recording;
 pub mod rules;

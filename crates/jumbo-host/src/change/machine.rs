@@ -29,6 +29,8 @@ impl Machine for Live {
     }
 
     fn write(&mut self, setting: &Setting, value: &Value) -> io::Result<()> {
+        // What cannot be read is not written either: a sysfs of another namespace has other devices of the same name.
+        self.read(setting)?;
         let index = setting.device().map(collect::index_of).transpose()?;
         write::write(&self.roots, setting, index, value)
     }

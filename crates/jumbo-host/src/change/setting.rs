@@ -394,7 +394,7 @@ impl Setting {
 }
 
 /// What a file of sysfs takes.
-pub(super) fn file_text(value: &Value) -> String {
+pub(crate) fn file_text(value: &Value) -> String {
     match value {
         Value::Flag(flag) => u8::from(*flag).to_string(),
         Value::Cpus(cpus) => cpus.to_mask(),

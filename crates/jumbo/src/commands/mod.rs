@@ -10,6 +10,7 @@ mod record;
 mod replay;
 mod run;
 mod status;
+mod tune;
 
 use crate::args::{Cli, Command};
 use crate::error::{CliError, Outcome};
@@ -26,6 +27,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Outcome, CliError> {
         Command::Check(args) => check::run(&args, format),
         Command::Explain(args) => explain::run(&args, format),
         Command::Record(args) => record::run(&args),
+        Command::Tune(args) => tune::run(&args, format),
         Command::Man(args) => man::run(&args),
         Command::Completions(args) => completions::run(&args),
     }

@@ -1,0 +1,1 @@
+//! Words and guards of `jumbo tune`.
