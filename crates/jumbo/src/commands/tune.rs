@@ -137,6 +137,3 @@ fn last(
         usable.filter(|(_, record)| record.namespace == here.namespace && record.host == here.host);
     Ok(ours.filter(|(_, record)| wanted(record.stage)).last())
 }
-
-#[cfg(test)]
-mod tests;

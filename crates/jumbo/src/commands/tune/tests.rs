@@ -1,1 +1,0 @@
-//! Words and guards of `jumbo tune`.
