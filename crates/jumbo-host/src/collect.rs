@@ -11,6 +11,7 @@ mod links;
 mod machine;
 mod netdev;
 mod owners;
+pub(crate) mod sampling;
 mod sysfs;
 
 use std::io;
@@ -18,9 +19,10 @@ use std::path::PathBuf;
 
 use crate::change::Setting;
 use crate::datum::Datum;
-use crate::snapshot::{Device, Snapshot, VERSION};
+use crate::snapshot::{Device, Features, Snapshot, VERSION};
 pub(crate) use addresses::holders as address_holders;
 use files::Files;
+pub use netdev::QueueCounters;
 
 /// Where procfs and sysfs are. Netlink has no root: it always is the calling thread's namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,6 +104,32 @@ fn device_of(name: &str) -> io::Result<Device> {
 /// The interface index of a device.
 pub(crate) fn index_of(name: &str) -> io::Result<u32> {
     device_of(name).map(|device| device.index)
+}
+
+/// Counters only: what changes by itself, and nothing that has to be asked per device.
+pub(crate) fn counters(roots: &Roots) -> io::Result<sampling::Counters> {
+    sampling::read(&Files::new(roots))
+}
+
+/// As much of a snapshot as it takes to say which interrupt is whose.
+pub(crate) fn placement(roots: &Roots, links: &[Device]) -> Snapshot {
+    let files = Files::new(roots);
+    let mut cards: Vec<Device> = links.iter().filter(|link| link.is_nic()).cloned().collect();
+    netdev::fill(&mut cards);
+    let mut host = Snapshot {
+        irqs: machine::irqs(&files),
+        ..Snapshot::default()
+    };
+    for card in &mut cards {
+        sysfs::fill(card, &files, &host);
+    }
+    host.devices = cards;
+    host
+}
+
+/// The features of one device, as they are now.
+pub(crate) fn features_of(index: u32) -> Option<Features> {
+    ethtool::features_of(index)
 }
 
 /// Host name, boot and network namespace; empty where they cannot be read.

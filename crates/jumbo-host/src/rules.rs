@@ -17,6 +17,7 @@ mod tests;
 pub use framework::{
     Class, Evidence, Fault, Layer, Outcome, Profile, Rule, Scope, Severity, Verdict, View,
 };
+pub(crate) use irq::receive_irqs;
 pub use registry::{all, by_id};
 
 /// What every rule's file uses.

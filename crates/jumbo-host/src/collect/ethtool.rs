@@ -90,6 +90,12 @@ pub(super) fn fill_one(device: &mut Device) {
     device.rss = receive_scaling(&family, device);
 }
 
+/// One device's features, asked again.
+pub(super) fn features_of(index: u32) -> Option<Features> {
+    let answer = one(&Family::open("ethtool"), FEATURES_GET, index).ok()??;
+    Some(features(&answer))
+}
+
 fn refused() -> io::Error {
     io::Error::from_raw_os_error(EOPNOTSUPP)
 }

@@ -18,7 +18,7 @@ const OTHERS: [&str; 8] = [
 
 /// The device's interrupts that bring received packets: those its NAPIs name, otherwise those of its PCI function
 /// whose name does not say otherwise (`virtio0-input.0`, `eth0-TxRx-3`, `mlx5_comp4@pci:...`).
-pub(super) fn receive_irqs<'a>(
+pub(crate) fn receive_irqs<'a>(
     host: &'a Snapshot,
     device: &Device,
 ) -> Result<Vec<(u32, &'a Irq)>, Unknown> {

@@ -63,7 +63,11 @@ fn away_for_good(ns: &NetNs, device: &str, id: &str) -> Result {
     assert_eq!(done, Ok(()), "{id}: {:#?}", plan.steps);
     assert!(!has(&report(ns)?, device, id), "{id} stays");
     let undone = ns.run_with_sysfs(|| undo(&mut Live::default(), &plan.steps))?;
-    assert_eq!((undone.stuck.len(), undone.whole()), (1, false), "{undone:?}");
+    assert_eq!(
+        (undone.stuck.len(), undone.whole()),
+        (1, false),
+        "{undone:?}"
+    );
     Ok(())
 }
 
