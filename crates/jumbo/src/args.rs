@@ -74,6 +74,7 @@ pub(crate) enum Command {
     Explain(ExplainArgs),
     Record(RecordArgs),
     Tune(TuneArgs),
+    Watch(WatchArgs),
     Man(ManArgs),
     Completions(CompletionsArgs),
 }
@@ -444,6 +445,55 @@ impl std::str::FromStr for Within {
         match seconds {
             Some(seconds @ 1..=WITHIN_MAX_S) => Ok(Self(std::time::Duration::from_secs(seconds))),
             _ => Err("give seconds or minutes, 1s to 60m".into()),
+        }
+    }
+}
+
+/// Watch queues, processors, coalescing and the switch's ports, live
+///
+/// Reads counters once a second and needs no privileges. Where stdout is no terminal it prints a line of JSON per
+/// interval instead.
+#[derive(Debug, Args)]
+#[command(after_help = WATCH_HELP)]
+pub(crate) struct WatchArgs {
+    /// Seconds between two readings, 0.1 to 60
+    #[arg(long, value_name = "SECONDS", default_value = "1")]
+    pub(crate) interval: Interval,
+    /// Print a line of JSON per interval
+    #[arg(long)]
+    pub(crate) batch: bool,
+    /// End after so many intervals
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Only these devices (may be repeated)
+    #[arg(long = "device", visible_alias = "dev", value_name = "NAME")]
+    pub(crate) devices: Vec<String>,
+    /// Also write what was read to this file, for --replay
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "replay")]
+    pub(crate) record: Option<PathBuf>,
+    /// Show what was recorded instead of this host
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) replay: Option<PathBuf>,
+    /// Which switch's ports to show [default: the one that is running, if any]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+const WATCH_HELP: &str = "\
+Keys: 1 devices and queues, 2 processors, 3 ports, 4 events, 0 all; s sort; up and down scroll; p pause; q quit.";
+
+/// Time between two readings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Interval(pub(crate) std::time::Duration);
+
+impl std::str::FromStr for Interval {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let seconds = text.trim_end_matches('s').parse::<f64>().ok();
+        match seconds.filter(|seconds| (0.1..=60.0).contains(seconds)) {
+            Some(seconds) => Ok(Self(std::time::Duration::from_secs_f64(seconds))),
+            None => Err("give seconds, 0.1 to 60".into()),
         }
     }
 }

@@ -11,6 +11,7 @@ mod replay;
 mod run;
 mod status;
 mod tune;
+mod watch;
 
 use crate::args::{Cli, Command};
 use crate::error::{CliError, Outcome};
@@ -28,6 +29,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Outcome, CliError> {
         Command::Explain(args) => explain::run(&args, format),
         Command::Record(args) => record::run(&args),
         Command::Tune(args) => tune::run(&args, format),
+        Command::Watch(args) => watch::run(&args, format),
         Command::Man(args) => man::run(&args),
         Command::Completions(args) => completions::run(&args),
     }
