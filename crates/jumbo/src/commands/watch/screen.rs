@@ -431,7 +431,7 @@ fn short(rate: f64) -> String {
         rate => (rate, ""),
     };
     match value {
-        value if value == 0.0 => "0".into(),
+        0.0 => "0".into(),
         value if value >= 100.0 || (unit.is_empty() && value >= 10.0) => {
             format!("{value:.0}{unit}")
         }
