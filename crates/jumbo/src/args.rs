@@ -229,6 +229,24 @@ pub(crate) struct CheckArgs {
     /// End with exit code 1 only from this severity on
     #[arg(long, value_name = "LEVEL", default_value = "warning")]
     pub(crate) fail_on: Level,
+    /// Judge what a guest shows instead: Get-NetAdapterRsc | ConvertTo-Json, or ethtool -k; - for stdin
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, group = "other")]
+    pub(crate) guest: Option<PathBuf>,
+    /// Check every recorded host (*.json) of a directory and print rules by hosts
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, group = "other", conflicts_with = "from")]
+    pub(crate) from_dir: Option<PathBuf>,
+    /// Print metrics in the text format of Prometheus
+    #[arg(long, group = "other")]
+    pub(crate) openmetrics: bool,
+    /// Write the metrics to this file, whole or not at all, for node_exporter's textfile collector
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, group = "other")]
+    pub(crate) textfile: Option<PathBuf>,
+    /// Answer as a Nagios plugin does: one line, exit code 0 to 3
+    #[arg(long, group = "other")]
+    pub(crate) nagios: bool,
+    /// Answer as a node-problem-detector plugin does: one short line, exit code 0 or 1
+    #[arg(long, group = "other")]
+    pub(crate) npd: bool,
     /// Print the JSON Schema of the --json form and check nothing
     #[arg(long)]
     pub(crate) schema: bool,
@@ -322,6 +340,9 @@ pub(crate) struct RecordArgs {
     /// Seconds between two readings; 0 for one reading
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=3600))]
     pub(crate) sample: u32,
+    /// Take out the host's name and the names of uncommon programs; addresses and keys are never recorded
+    #[arg(long)]
+    pub(crate) redact: bool,
 }
 
 /// Change what the checks found, with a plan, and take it back

@@ -19,6 +19,8 @@ pub(crate) enum Outcome {
     Fine,
     /// Exit code 1: it ran, and what it found is not fine.
     Findings,
+    /// An exit code another program prescribes for its plugins.
+    Plugin(u8),
 }
 
 /// Why a command did not do what it was asked to do. The number is the exit code.

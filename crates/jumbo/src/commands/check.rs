@@ -1,13 +1,16 @@
 //! `jumbo check`: what is wrong with this host, or a recorded one.
 
 mod config;
+mod fleet;
+mod guest;
 mod human;
+mod plugin;
 
 use std::io::{self, Read};
 use std::path::Path;
 use std::time::SystemTime;
 
-use jumbo_host::check::{self, Options, Report};
+use jumbo_host::check::{self, Options};
 use jumbo_host::recording::Recording;
 use jumbo_host::rules::{self, Profile, Severity};
 use jumbo_host::snapshot::Snapshot;
@@ -24,11 +27,20 @@ pub(crate) fn run(args: &CheckArgs, format: Format) -> Result<Outcome, CliError>
         output::print_text(check::JSON_SCHEMA)?;
         return Ok(Outcome::Fine);
     }
+    if let Some(file) = &args.guest {
+        return guest::run(file, format);
+    }
+    if let Some(dir) = &args.from_dir {
+        return fleet::run(dir, args, format);
+    }
     let (recording, options) = host(&args.judge)?;
     let today = Date::of(SystemTime::now());
     let report = check::check(&recording.now, recording.before.as_ref(), &options, today);
+    if let Some(outcome) = plugin::answer(args, &report, &recording)? {
+        return Ok(outcome);
+    }
     output::print(format, &report, human::report)?;
-    Ok(outcome(&report, severity(args.fail_on)))
+    Ok(outcome(report.worst(), severity(args.fail_on)))
 }
 
 /// The host that is meant, and how it is to be judged.
@@ -45,8 +57,8 @@ pub(super) fn host(args: &JudgeArgs) -> Result<(Recording, Options), CliError> {
     Ok((recording, options))
 }
 
-fn outcome(report: &Report, fail_on: Severity) -> Outcome {
-    match report.worst() {
+fn outcome(worst: Option<Severity>, fail_on: Severity) -> Outcome {
+    match worst {
         Some(worst) if worst >= fail_on => Outcome::Findings,
         _ => Outcome::Fine,
     }
