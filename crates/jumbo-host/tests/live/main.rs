@@ -3,6 +3,8 @@
 //! Everything happens in namespaces these tests made themselves. What the lab cannot make (VXLAN, MACVLAN) is made with
 //! the `ip` program, and compared with the `ethtool` program, where they are installed; the crate itself runs neither.
 
+mod frames;
+mod program;
 mod sys;
 mod tune;
 
@@ -72,6 +74,14 @@ fn main() -> ExitCode {
             LabTest::new(
                 "a_recorded_host_is_judged_as_it_was",
                 a_recorded_host_is_judged_as_it_was,
+            ),
+            LabTest::new(
+                "queues_rings_and_moderation_agree_with_the_ethtool_program",
+                program::queues_rings_and_moderation_agree_with_the_ethtool_program,
+            ),
+            LabTest::new(
+                "offloads_of_a_tap_decide_what_its_reader_gets",
+                frames::offloads_of_a_tap_decide_what_its_reader_gets,
             ),
             LabTest::new(
                 "features_are_planned_away_and_back",
