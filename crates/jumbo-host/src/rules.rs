@@ -8,6 +8,8 @@
 //! that could not be read makes the whole check unknown; unknown is never taken for a pass.
 
 mod framework;
+#[cfg(test)]
+mod mutation;
 mod registry;
 #[cfg(test)]
 pub(crate) mod scene;
