@@ -3,6 +3,7 @@
 //! * [`queue`]: what every port is to the switch.
 //! * [`pool`]: the memory of a burst, a worker's own and lent.
 //! * [`tap`]: the host's own stack.
+//! * [`packet`]: any interface of this host, by AF_PACKET.
 //! * [`mem`]: packets from and to memory, for tests.
 //! * [`vhost`]: virtual machines.
 //! * [`tagged`]: a wrapper that puts a port into a VLAN.
@@ -16,6 +17,7 @@ mod sys;
 pub mod queue;
 pub mod pool;
 pub mod tap;
+pub mod packet;
 pub mod mem;
 pub mod tagged;
 pub mod vhost;

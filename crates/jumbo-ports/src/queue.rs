@@ -49,6 +49,16 @@ reasons! {
     }
 }
 
+reasons! {
+    /// Why did a device not hand over a packet whole?
+    pub enum RxLoss in "device" {
+        /// The packet was longer than the device could hand over; all of it is lost.
+        Truncated = "truncated",
+        /// The receive ring was full: packets came faster than they were taken out.
+        RingFull = "ring_full",
+    }
+}
+
 /// Room for pieces of payload: a super-packet in a guest's memory has one for each
 /// page, and a burst is only in part super-packets.
 const FRAGS_PER_PACKET: usize = 8;
@@ -76,6 +86,8 @@ pub struct RxStats {
     pub traffic: Traffic,
     /// What was refused: dropped.
     pub faults: Counts<HeaderFault>,
+    /// What the device lost: dropped.
+    pub losses: Counts<RxLoss>,
     /// What was admitted without being followed to TCP or UDP.
     pub opaque: Counts<Opaque>,
 }
@@ -125,10 +137,16 @@ impl Traffic {
 }
 
 impl RxStats {
+    /// Packets that came and were dropped.
+    pub fn refused(&self) -> u64 {
+        self.faults.total() + self.losses.total()
+    }
+
     /// Adds another worker's figures.
     pub fn add(&mut self, other: &Self) {
         self.traffic.add(&other.traffic);
         self.faults.add(&other.faults);
+        self.losses.add(&other.losses);
         self.opaque.add(&other.opaque);
     }
 }
@@ -352,7 +370,7 @@ pub enum Presence {
 /// What a port is, apart from its queues.
 #[derive(Clone, Debug)]
 pub struct PortInfo {
-    /// `tap`, `mem`.
+    /// `tap`, `packet`, `mem`, ...
     pub kind: &'static str,
     /// The device, as the operator knows it.
     pub device: String,
@@ -411,7 +429,7 @@ pub trait Workers: Send + Debug {
     /// was removed.
     fn exchange(&mut self, queues: Vec<Box<dyn Queue>>, info: PortInfo) -> Vec<Box<dyn Queue>>;
 
-    /// Changes what is shown of the port; its queues stay.
+    /// Changes what is shown of the port, and its MTU; its queues stay.
     fn tell(&mut self, info: PortInfo);
 
     /// A station has moved to this port.

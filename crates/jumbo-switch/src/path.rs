@@ -86,9 +86,9 @@ impl Plane {
         let Some(slot) = self.topology.get_mut(from) else {
             return RxEnd::Gone;
         };
-        let refused_before = slot.counters.rx.faults.total();
+        let refused_before = slot.counters.rx.refused();
         let end = slot.queue.rx(&mut self.burst, &mut slot.counters.rx);
-        let refused = slot.counters.rx.faults.total() - refused_before;
+        let refused = slot.counters.rx.refused() - refused_before;
         if !std::mem::replace(&mut slot.received, true) {
             self.received.push(from);
         }

@@ -140,6 +140,9 @@ impl Workers for Reach {
     }
 
     fn tell(&mut self, info: PortInfo) {
+        for mailbox in &self.mailboxes {
+            mailbox.send(Message::SetMtu(self.port, info.mtu));
+        }
         set_info(&self.info, info);
     }
 

@@ -52,6 +52,8 @@ pub(crate) enum Message {
     Remove(PortId),
     /// A port's other end has changed: use this queue from now on.
     Exchange(Box<Exchange>),
+    /// A port's device takes longer packets from now on, or only shorter ones.
+    SetMtu(PortId, usize),
     /// Tell what you have counted.
     Report(Sender<Report>),
     /// Finish.
@@ -342,6 +344,11 @@ impl Worker {
                 Message::Add(slot) => self.add(*slot),
                 Message::Remove(port) => self.remove(port),
                 Message::Exchange(exchange) => self.exchange(*exchange),
+                Message::SetMtu(port, mtu) => {
+                    if let Some(slot) = self.plane.topology.get_mut(port) {
+                        slot.policy.mtu = mtu;
+                    }
+                }
                 Message::Report(reply) => {
                     // Whoever asked may have gone.
                     let _ = reply.send(self.report());

@@ -263,6 +263,7 @@ fn reasons(port: &switch::PortState) -> BTreeMap<String, BTreeMap<String, Reason
     let counters = &port.counters;
     let mut stages = BTreeMap::new();
     note(&mut stages, &counters.rx.faults);
+    note(&mut stages, &counters.rx.losses);
     note(&mut stages, &counters.rx.opaque);
     note(&mut stages, &counters.forward);
     note(&mut stages, &counters.alone);

@@ -28,6 +28,7 @@ use crate::queue::{
     Burst, Capability, PACKET_ROOM, Port, PortInfo, Presence, Queue, RxEnd, RxStats, TxFault,
 };
 use crate::sys::io::writev;
+use crate::sys::netdev::{self, control_socket};
 
 /// The form of the virtio header on every TAP.
 const FORM: Form = Form::Legacy10;
@@ -161,7 +162,7 @@ pub fn open(config: &TapConfig) -> Result<Port, TapError> {
         }
     };
     let socket = control_socket().map_err(kernel("opening a socket"))?;
-    let existed = sys::exists(socket.as_fd(), &device);
+    let existed = netdev::exists(socket.as_fd(), &device);
     let files = attach_all(config)?;
     let first = files.first().map(AsFd::as_fd);
     let Some(first) = first else {
@@ -176,9 +177,9 @@ pub fn open(config: &TapConfig) -> Result<Port, TapError> {
     let hands = negotiate(first, config.hands).map_err(kernel("setting offloads"))?;
     if !existed {
         queue_len::set(&device, QUEUE_LEN_PACKETS).map_err(kernel("setting the queue length"))?;
-        sys::set_up(socket.as_fd(), &device).map_err(kernel("bringing it up"))?;
+        netdev::set_up(socket.as_fd(), &device).map_err(kernel("bringing it up"))?;
     }
-    let mtu = sys::mtu(socket.as_fd(), &device).map_err(kernel("reading the MTU"))?;
+    let mtu = netdev::mtu(socket.as_fd(), &device).map_err(kernel("reading the MTU"))?;
     let queues = queues(files, config, kernel("duplicating a queue"))?;
     let mut info = PortInfo {
         kind: "tap",
@@ -205,7 +206,7 @@ pub fn open(config: &TapConfig) -> Result<Port, TapError> {
 /// What the kernel says of the MTU, or of the caller.
 pub fn set_mtu(info: &mut PortInfo, mtu: usize) -> Result<(), TapError> {
     let device = info.device.clone();
-    let set = control_socket().and_then(|socket| sys::set_mtu(socket.as_fd(), &device, mtu));
+    let set = control_socket().and_then(|socket| netdev::set_mtu(socket.as_fd(), &device, mtu));
     match set {
         Ok(()) => {
             info.mtu = mtu;
@@ -219,16 +220,6 @@ pub fn set_mtu(info: &mut PortInfo, mtu: usize) -> Result<(), TapError> {
             source,
         }),
     }
-}
-
-/// Any socket carries the ioctls of network devices.
-fn control_socket() -> Result<OwnedFd, Errno> {
-    rustix::net::socket_with(
-        rustix::net::AddressFamily::INET,
-        rustix::net::SocketType::DGRAM,
-        rustix::net::SocketFlags::CLOEXEC,
-        None,
-    )
 }
 
 /// One file per queue. A device made with a single queue gives one file, which
