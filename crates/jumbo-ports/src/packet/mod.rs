@@ -37,7 +37,7 @@ const LINK_LEN: usize = 14 + 8;
 
 /// What may wait beside the ring, and on the way out, in bytes as the kernel counts
 /// them: some hundreds of super-packets.
-const SOCKET_BUFFER_LEN: usize = 32 << 20;
+const SOCKET_BUFFER_LEN: usize = 16 << 20;
 
 /// ETHTOOL_GTXCSUM and ETHTOOL_GTSO of Linux `include/uapi/linux/ethtool.h`.
 const ETHTOOL_GTXCSUM: u32 = 0x16;
