@@ -339,6 +339,25 @@ impl Packet {
         Some(len)
     }
 
+    /// A number that tells flows apart, the same for both directions of one; 0 for
+    /// what has no network layer. Not keyed: not for a table a sender could attack.
+    #[inline]
+    pub fn flow_hash(&self) -> u32 {
+        let words =
+            |from: usize, count: usize| (0..count).fold(0, |sum, n| sum ^ self.be32(from + 4 * n));
+        let addresses = match self.layers.net {
+            Net::None => return 0,
+            Net::V4 => words(L3_AT + 12, 2),
+            Net::V6 => words(L3_AT + 8, 8),
+        };
+        let ports = match self.layers.transport {
+            Transport::None => 0,
+            Transport::Tcp | Transport::Udp => self.be32(self.l4_at()),
+        };
+        let ports = (ports >> 16) ^ (ports & 0xffff);
+        (addresses ^ ports).wrapping_mul(0x9e37_79b1) >> 7
+    }
+
     /// `N` bytes at a fixed place of `bytes`. Out of range cannot happen for the
     /// constant places it is used with; it reads zeros rather than panic.
     #[inline(always)]

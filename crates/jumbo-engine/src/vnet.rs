@@ -48,6 +48,8 @@ reasons! {
         ShortVnetHeader = "short_vnet_header",
         /// Shorter than a link header, or empty.
         ShortPacket = "short_packet",
+        /// Longer than any packet can be.
+        PacketTooLong = "packet_too_long",
         /// Fewer bytes of the header were handed over than there must be, or none by the device.
         HeadMissing = "head_missing",
         /// No free slot, or no room for another VLAN tag.

@@ -14,6 +14,8 @@
 use std::any::Any;
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use jumbo_engine::arena::{Admitted, Arena, PacketId, Pieces};
 use jumbo_engine::checksum::Kernels;
@@ -46,6 +48,10 @@ reasons! {
         Refused = "refused",
         /// The packet's payload is no longer there.
         PayloadMissing = "payload_missing",
+        /// The receiver's buffers are too small for it.
+        TooLong = "too_long",
+        /// The port has stopped: its other end broke the rules.
+        Stopped = "stopped",
     }
 }
 
@@ -207,7 +213,7 @@ impl Burst {
     #[inline]
     pub fn has_room(&self) -> bool {
         self.arena.free_packets() > 0
-            && self.arena.free_frags() > 0
+            && self.arena.free_frags() >= PACKET_FRAGS_MAX
             && self.pool.space_len() >= PACKET_ROOM
     }
 
@@ -353,18 +359,34 @@ pub trait Queue: Send + Debug + Any {
     /// owner. Called once for each burst in which something was received.
     fn release(&mut self) {}
 
+    /// Whether a queue that was full may soon have room again: the receiver makes
+    /// it, and we can wait for that. A device of the kernel's drops by itself.
+    fn can_wait(&self) -> bool {
+        false
+    }
+
+    /// Waits until the receiver made room, at most that long. The caller tries again.
+    fn wait_for_room(&mut self, _timeout: Duration) {}
+
+    /// Why the queue has stopped, once it has.
+    fn stopped_by(&self) -> Option<String> {
+        None
+    }
+
     /// What becomes readable when packets are ready; `None` if only asking tells.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 }
 
 /// Whether a port's other end is there.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, Default)]
 pub enum Presence {
     /// It is.
     #[default]
     Up,
-    /// Not yet, or not any more; what it waits for or why it stopped.
+    /// Not yet, or not any more; what it waits for.
     Waiting(String),
+    /// It is, until it breaks the rules: then why the port has stopped.
+    Live(Arc<OnceLock<String>>),
 }
 
 /// What a port is, apart from its queues.

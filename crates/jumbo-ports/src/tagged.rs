@@ -3,6 +3,7 @@
 //! is one received with so many tags that there is no room for another.
 
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use jumbo_engine::arena::Pieces;
 use jumbo_engine::packet::{Packet, Tag};
@@ -63,6 +64,18 @@ impl Queue for Tagged {
 
     fn release(&mut self) {
         self.inner.release();
+    }
+
+    fn can_wait(&self) -> bool {
+        self.inner.can_wait()
+    }
+
+    fn wait_for_room(&mut self, timeout: Duration) {
+        self.inner.wait_for_room(timeout);
+    }
+
+    fn stopped_by(&self) -> Option<String> {
+        self.inner.stopped_by()
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

@@ -30,6 +30,8 @@ pub struct PortCounters {
     pub software_checksums: u64,
     /// Super-packets segmented in software on the way to it.
     pub software_segmented: u64,
+    /// Times a packet waited for it to make room.
+    pub waits: u64,
 }
 
 impl PortCounters {
@@ -52,6 +54,7 @@ impl PortCounters {
         self.tx_faults.add(&other.tx_faults);
         self.software_checksums += other.software_checksums;
         self.software_segmented += other.software_segmented;
+        self.waits += other.waits;
     }
 }
 

@@ -3,6 +3,7 @@
 //! * [`path`]: a packet's way, a line per stage. Start here.
 //! * [`forward`]: which port it leaves by; [`fdb`]: the table that knows.
 //! * [`topology`]: the ports as one worker sees them.
+//! * `patience`: how long packets wait for a receiver that is full.
 //! * [`worker`]: wakes up, runs the path, sleeps.
 //! * [`counters`]: what happened, and the books that must balance.
 //! * [`switch`]: the workers together: start, ask, stop.
@@ -14,6 +15,7 @@ pub mod path;
 pub mod forward;
 pub mod fdb;
 pub mod topology;
+mod patience;
 pub mod worker;
 pub mod counters;
 pub mod switch;

@@ -274,7 +274,7 @@ impl Plane {
                 }
                 !joins
             });
-            self.send_group(id, &group);
+            self.send_group(id, &group, false);
         }
         self.group = group;
         self.targets = targets;
@@ -282,28 +282,35 @@ impl Plane {
     }
 
     fn send(&mut self, id: PacketId, to: PortId) {
-        self.send_group(id, &[to]);
+        self.send_group(id, &[to], true);
     }
 
     /// Completes a packet for ports of equal capabilities and hands it to each.
-    fn send_group(&mut self, id: PacketId, group: &[PortId]) {
+    fn send_group(&mut self, id: PacketId, group: &[PortId], may_wait: bool) {
         let Some(policy) = group
             .first()
             .and_then(|first| Some(self.topology.get(*first)?.policy))
         else {
             return;
         };
-        self.hand_over(id, group, policy.takes, policy.mtu);
+        let Policy { takes, mtu, .. } = policy;
+        let way = Way {
+            takes,
+            mtu,
+            may_wait,
+        };
+        self.hand_over(id, group, way);
         self.send_again(id);
     }
 
-    /// Completes a packet for what `takes` says and hands the result to each port of the group.
-    fn hand_over(&mut self, id: PacketId, group: &[PortId], takes: Caps, mtu: usize) {
+    /// Completes a packet for what `way` says and hands the result to each port of the group.
+    fn hand_over(&mut self, id: PacketId, group: &[PortId], way: Way) {
         let Burst { arena, pool, .. } = &self.burst;
         let packet = arena.packet(id);
-        let plan = plan(packet, takes, mtu);
+        let plan = plan(packet, way.takes, way.mtu);
         let (topology, books, refused) = (&mut self.topology, &mut self.books, &mut self.refused);
         let sent = &mut self.sent;
+        let may_wait = way.may_wait;
         let mut made = 0;
         let result = complete(packet, arena.payload(id), plan, pool, |packet, payload| {
             made += 1;
@@ -311,7 +318,7 @@ impl Plane {
                 let Some(slot) = topology.get_mut(*port) else {
                     continue;
                 };
-                let answer = slot.queue.tx(packet, payload, pool);
+                let answer = slot.send(packet, payload, pool, may_wait);
                 if !std::mem::replace(&mut slot.sent, true) {
                     sent.push(*port);
                 }
@@ -347,7 +354,12 @@ impl Plane {
                 continue;
             };
             let Policy { takes, mtu, .. } = slot.policy;
-            self.hand_over(id, &[port], without(takes, gso.kind), mtu);
+            let way = Way {
+                takes: without(takes, gso.kind),
+                mtu,
+                may_wait: false,
+            };
+            self.hand_over(id, &[port], way);
         }
     }
 
@@ -396,6 +408,16 @@ impl Plane {
             .get_mut(port)
             .map(|slot| slot.exchange(queue, takes, mtu))
     }
+}
+
+/// On what terms a packet is handed over.
+#[derive(Copy, Clone, Debug)]
+struct Way {
+    takes: Caps,
+    mtu: usize,
+    /// It goes to one port only, and may wait there for room. A packet for many
+    /// never waits for one of them.
+    may_wait: bool,
 }
 
 /// Writes down what a device said to one packet.

@@ -158,6 +158,9 @@ impl Workers for Reach {
 pub enum Event {
     /// A port's device went away; said once, by the worker that noticed first or by each.
     PortGone(PortId),
+    /// A port's other end broke the rules, and which; the port is served no more
+    /// until it starts anew.
+    PortStopped(PortId, String),
     /// A worker ended because it was told to.
     Stopped,
     /// A worker ended because the kernel refused what it needs.

@@ -1,11 +1,17 @@
 //! The ports as one worker sees them: its own queue of each, and how it is to be treated.
 
-use jumbo_engine::packet::Net;
+use std::time::Duration;
+
+use jumbo_engine::arena::Pieces;
+use jumbo_engine::packet::{Net, Packet};
 use jumbo_engine::pending::{Caps, GsoKind};
+use jumbo_ports::pool::Pool;
 use jumbo_ports::queue::{Queue, TxFault};
 use jumbo_ports::tap::Refusals;
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::counters::PortCounters;
+use crate::patience::Patience;
 
 /// Most ports of a switch: a bound on flooding and on the control plane.
 pub const PORTS_MAX: usize = 1024;
@@ -47,6 +53,8 @@ pub struct Slot {
     /// What happened to it here.
     pub counters: PortCounters,
     refusals: [Refusals; 3],
+    /// How long packets may still wait for it.
+    patience: Patience,
     /// Something was sent to it and not yet published.
     pub sent: bool,
     /// Something was received from it and not yet released.
@@ -62,6 +70,7 @@ impl Slot {
             policy,
             counters: PortCounters::default(),
             refusals: Default::default(),
+            patience: Patience::default(),
             sent: false,
             received: false,
         }
@@ -72,6 +81,7 @@ impl Slot {
         self.policy.takes = takes;
         self.policy.mtu = mtu;
         self.refusals = Default::default();
+        self.patience = Patience::default();
         std::mem::replace(&mut self.queue, queue)
     }
 
@@ -85,6 +95,61 @@ impl Slot {
             Net::None => false,
         };
         takes && self.policy.coalesce == Coalesce::Gro
+    }
+
+    /// Sends a packet; for one that goes to nobody else, waits a little for room.
+    #[inline]
+    pub fn send(
+        &mut self,
+        packet: &Packet,
+        payload: Pieces<'_>,
+        pool: &Pool,
+        may_wait: bool,
+    ) -> Result<(), TxFault> {
+        match self.queue.tx(packet, payload, pool) {
+            Err(TxFault::QueueFull) if may_wait && self.queue.can_wait() => {
+                self.send_patiently(packet, payload, pool)
+            }
+            Ok(()) => {
+                self.patience.moved();
+                Ok(())
+            }
+            answer => answer,
+        }
+    }
+
+    /// The clock is asked here and nowhere else: only when a queue is full.
+    #[cold]
+    fn send_patiently(
+        &mut self,
+        packet: &Packet,
+        payload: Pieces<'_>,
+        pool: &Pool,
+    ) -> Result<(), TxFault> {
+        let begin_ns = now_ns();
+        let mut now = begin_ns;
+        while let Some(wait) = self.patience.wait(now) {
+            let wait = wait.saturating_sub(Duration::from_nanos(now - begin_ns));
+            if wait.is_zero() {
+                break;
+            }
+            self.counters.waits += 1;
+            self.queue.wait_for_room(wait);
+            let answer = self.queue.tx(packet, payload, pool);
+            let before = std::mem::replace(&mut now, now_ns());
+            let room = answer != Err(TxFault::QueueFull);
+            self.patience.waited(now - before, true);
+            if room {
+                return answer;
+            }
+        }
+        self.patience.waited(0, false);
+        Err(TxFault::QueueFull)
+    }
+
+    /// Whether its packets are dropped at once, because it does not make room.
+    pub fn is_stuck(&self) -> bool {
+        self.patience.is_stuck()
     }
 
     /// Notes that the device took a super-packet, or refused it. After enough
@@ -101,6 +166,12 @@ impl Slot {
             Err(_) => {}
         }
     }
+}
+
+/// Nanoseconds of a steady clock.
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// The set less one kind of super-packet.

@@ -265,7 +265,7 @@ impl Worker {
                         self.ready.swap_remove(index);
                         self.lose(ready.port);
                     }
-                    RxEnd::Stopped => self.unwatch(ready.port),
+                    RxEnd::Stopped => self.stopped(ready.port),
                 }
             }
             if self.ready.is_empty() {
@@ -376,6 +376,16 @@ impl Worker {
             // Whoever asked may have gone.
             let _ = exchange.reply.send((exchange.worker, old));
             self.watch(port);
+        }
+    }
+
+    /// A port whose other end broke the rules is heard no more, until its queue is exchanged.
+    fn stopped(&mut self, port: PortId) {
+        self.unwatch(port);
+        let slot = self.plane.topology.get(port);
+        if let Some(why) = slot.and_then(|slot| slot.queue.stopped_by()) {
+            // Whoever listened may have gone.
+            let _ = self.says.send(Event::PortStopped(port, why));
         }
     }
 

@@ -8,10 +8,13 @@
 //! * [`PacketBuilder`]: one packet, field by field, with right, partial or wrong checksums.
 //! * [`script`]: many packets of a flow, and flows interleaved.
 //! * [`oracle`]: parsing, checksums, segmentation, reassembly and `virtio_net_hdr`, by the book.
+//! * [`virtio`]: a guest's network driver and its vhost-user front end, in this process.
+#![deny(unsafe_code)]
 
 mod builder;
 pub mod oracle;
 pub mod script;
+pub mod virtio;
 
 pub use builder::{ArpPacket, Extension, Link, PacketBuilder, tcp_flags};
 

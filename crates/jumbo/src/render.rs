@@ -112,12 +112,14 @@ pub(crate) fn ports(ports: &Ports, width: Width) -> String {
 }
 
 fn port(port: &PortStatus, width: Width) -> String {
+    let why = port.why.as_ref().map(|why| format!(" ({why})"));
     let mut text = format!(
-        "{}: {} {}, {}, mtu {}\n\n{}\n",
+        "{}: {} {}, {}{}, mtu {}\n\n{}\n",
         port.name,
         port.kind,
         port.device,
         state(port.state),
+        why.unwrap_or_default(),
         port.mtu,
         traffic(port, width),
     );
@@ -236,6 +238,8 @@ fn state(state: PortState) -> &'static str {
     match state {
         PortState::Up => "up",
         PortState::Gone => "gone",
+        PortState::Waiting => "waiting",
+        PortState::Stopped => "stopped",
     }
 }
 

@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jumbo_engine::pending::Caps;
 use jumbo_engine::reason::{Counts, Reason};
 use jumbo_ports::queue;
+use jumbo_ports::queue::Presence;
 use jumbo_ports::tap::{self, TapConfig, TapError};
+use jumbo_ports::vhost::{self, Notice, VhostConfig};
 use jumbo_switch::switch::{self, Event, Switch as Workers, SwitchConfig, SwitchError};
 use jumbo_switch::topology;
 
-use crate::config::values::Coalesce;
+use crate::config::values::{Coalesce, Mtu};
 use crate::error::CliError;
 use crate::output;
 use crate::switch_api::{
@@ -37,7 +39,7 @@ pub(crate) fn start(
         .collect::<Result<Vec<_>, _>>()?;
     // Only now that all are there: a device that was there before keeps its MTU if another cannot be opened.
     for (spec, port) in &mut ports {
-        if let Some(mtu) = spec.mtu {
+        if let (Some(mtu), PortKind::Tap { .. }) = (spec.mtu, &spec.kind) {
             tap::set_mtu(&mut port.info, mtu.get().into()).map_err(|e| port_error(spec, &e))?;
         }
     }
@@ -74,6 +76,13 @@ fn watch(switch: &mut Workers, names: Vec<String>, broken: Sender<StopCause>) {
             let how = match event {
                 Event::Stopped => return,
                 Event::PortGone(port) if gone.contains(&port) => continue,
+                Event::PortStopped(port, why) => {
+                    let name = names.get(usize::from(port.0)).map_or("?", String::as_str);
+                    output::talk(format_args!(
+                        "port `{name}` has stopped: {why}. The other ports go on; it starts again when its guest resets the device"
+                    ));
+                    continue;
+                }
                 Event::PortGone(port) => {
                     gone.push(port);
                     let name = names.get(usize::from(port.0)).map_or("?", String::as_str);
@@ -93,16 +102,47 @@ fn watch(switch: &mut Workers, names: Vec<String>, broken: Sender<StopCause>) {
 }
 
 fn open(spec: &PortSpec, workers: usize) -> Result<queue::Port, CliError> {
-    let PortKind::Tap { device } = &spec.kind;
     let caps = caps(spec.offload);
-    tap::open(&TapConfig {
-        device: device.as_str().to_owned(),
-        queues: workers,
-        hands: caps,
-        takes: caps,
-        mtu: None,
-    })
-    .map_err(|error| port_error(spec, &error))
+    match &spec.kind {
+        PortKind::Tap { device } => tap::open(&TapConfig {
+            device: device.as_str().to_owned(),
+            queues: workers,
+            hands: caps,
+            takes: caps,
+            mtu: None,
+        })
+        .map_err(|error| port_error(spec, &error)),
+        PortKind::VhostUser {
+            path,
+            client,
+            queues,
+            packed,
+        } => {
+            let config = VhostConfig {
+                path: path.as_path().to_owned(),
+                client: *client,
+                queue_pairs: queues.get(),
+                workers,
+                hands: caps,
+                takes: caps,
+                mtu: spec.mtu.map(Mtu::get),
+                packed: *packed,
+            };
+            vhost::open(&config, notices(spec)).map_err(|error| {
+                CliError::machine(format!("port `{}`: {error}", spec.name.as_str()))
+            })
+        }
+    }
+}
+
+/// Tells the operator what happens to a port.
+fn notices(spec: &PortSpec) -> impl FnMut(Notice) + Send + 'static {
+    let name = spec.name.as_str().to_owned();
+    move |notice| match notice {
+        Notice::Info(text) | Notice::Warning(text) => {
+            output::talk(format_args!("port `{name}`: {text}"));
+        }
+    }
 }
 
 fn port_error(spec: &PortSpec, error: &TapError) -> CliError {
@@ -199,17 +239,28 @@ fn snapshot(names: &[String], state: &switch::State) -> Snapshot {
     }
 }
 
+/// Whether the port works and, if not, why.
+fn state(port: &switch::PortState) -> (PortState, Option<String>) {
+    match &port.info.presence {
+        _ if !port.up => (PortState::Gone, None),
+        Presence::Up => (PortState::Up, None),
+        Presence::Waiting(why) => (PortState::Waiting, Some(why.clone())),
+        Presence::Live(health) => match health.get() {
+            None => (PortState::Up, None),
+            Some(why) => (PortState::Stopped, Some(why.clone())),
+        },
+    }
+}
+
 fn status(port: &switch::PortState, name: &str) -> PortStatus {
+    let (state, why) = state(port);
     PortStatus {
         name: name.to_owned(),
         kind: port.info.kind.to_owned(),
         device: port.info.device.clone(),
         mtu: port.info.mtu as u64,
-        state: if port.up {
-            PortState::Up
-        } else {
-            PortState::Gone
-        },
+        state,
+        why,
         capabilities: port
             .info
             .capabilities
@@ -222,6 +273,7 @@ fn status(port: &switch::PortState, name: &str) -> PortStatus {
         flooded: port.counters.flooded,
         software_segmented: port.counters.software_segmented,
         software_checksums: port.counters.software_checksums,
+        waits: port.counters.waits,
         reasons: reasons(port),
     }
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::values::{Coalesce, DeviceName, FdbAge, Mtu, PortName, Workers};
+use crate::config::values::{
+    Coalesce, DeviceName, FdbAge, Mtu, PortName, Queues, SocketPath, Workers,
+};
 use crate::error::CliError;
 
 /// A validated configuration: names and devices are unique, there is at least one port.
@@ -34,13 +36,22 @@ pub(crate) struct PortSpec {
 /// What a port stands on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum PortKind {
-    Tap { device: DeviceName },
+    Tap {
+        device: DeviceName,
+    },
+    VhostUser {
+        path: SocketPath,
+        client: bool,
+        queues: Queues,
+        packed: bool,
+    },
 }
 
 impl PortKind {
     pub(crate) fn device(&self) -> &str {
         match self {
             Self::Tap { device } => device.as_str(),
+            Self::VhostUser { path, .. } => path.as_str(),
         }
     }
 }
@@ -115,6 +126,9 @@ pub(crate) struct PortStatus {
     pub(crate) device: String,
     pub(crate) mtu: u64,
     pub(crate) state: PortState,
+    /// What it waits for, or why it stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) why: Option<String>,
     pub(crate) capabilities: Vec<Capability>,
     pub(crate) rx: Traffic,
     pub(crate) tx: Traffic,
@@ -126,6 +140,9 @@ pub(crate) struct PortStatus {
     pub(crate) software_segmented: u64,
     /// Checksums finished here because it does not take them pending.
     pub(crate) software_checksums: u64,
+    /// Times a packet waited for it to make room.
+    #[serde(default)]
+    pub(crate) waits: u64,
     /// Stage, then reason.
     pub(crate) reasons: BTreeMap<String, BTreeMap<String, ReasonCount>>,
 }
@@ -137,6 +154,10 @@ pub(crate) enum PortState {
     Up,
     /// The device went away.
     Gone,
+    /// Its other end is not there yet, or not any more.
+    Waiting,
+    /// Its other end broke the rules; the others go on.
+    Stopped,
 }
 
 /// One capability of a port and, where it is not used, why.

@@ -9,6 +9,63 @@ pub const ACCESS_PLATFORM: u64 = 1 << 33;
 /// VIRTIO_F_RING_PACKED (virtio 1.3 section 6).
 pub const RING_PACKED: u64 = 1 << 34;
 
+// Feature bits of a network device (virtio 1.3 section 5.1.3), named from the guest's side: `HOST_*` is what we take
+// from it, `GUEST_*` what it takes from us.
+macro_rules! features {
+    ($($(#[$doc:meta])* $name:ident = $bit:literal;)*) => {
+        $($(#[$doc])* pub const $name: u64 = 1 << $bit;)*
+    };
+}
+
+features! {
+    /// Partial checksums from the guest.
+    CSUM = 0;
+    /// Partial or verified checksums to the guest.
+    GUEST_CSUM = 1;
+    /// The device tells its MTU.
+    MTU = 3;
+    /// TCP over IPv4 super-packets to the guest.
+    GUEST_TSO4 = 7;
+    /// TCP over IPv6 super-packets to the guest.
+    GUEST_TSO6 = 8;
+    /// Of those, ones with CWR.
+    GUEST_ECN = 9;
+    /// TCP over IPv4 super-packets from the guest.
+    HOST_TSO4 = 11;
+    /// TCP over IPv6 super-packets from the guest.
+    HOST_TSO6 = 12;
+    /// Of those, ones with CWR.
+    HOST_ECN = 13;
+    /// Packets to the guest may be spread over several buffers.
+    MRG_RXBUF = 15;
+    /// A control queue; the monitor serves it.
+    CTRL_VQ = 17;
+    /// The guest announces itself after a migration.
+    GUEST_ANNOUNCE = 21;
+    /// Several queue pairs.
+    MQ = 22;
+    /// Any layout of descriptors (legacy devices; later ones always).
+    ANY_LAYOUT = 27;
+    /// Tables of descriptors.
+    INDIRECT_DESC = 28;
+    /// Event indices.
+    EVENT_IDX = 29;
+    /// Virtio 1.0 or later.
+    VERSION_1 = 32;
+    /// Buffers are used in the order in which they were made available.
+    IN_ORDER = 35;
+    /// Single rings may be reset.
+    RING_RESET = 40;
+    /// UDP over IPv4 super-packets to the guest.
+    GUEST_USO4 = 54;
+    /// UDP over IPv6 super-packets to the guest.
+    GUEST_USO6 = 55;
+    /// UDP super-packets from the guest.
+    HOST_USO = 56;
+    /// The hash of each packet.
+    HASH_REPORT = 57;
+}
+
 /// Protocol feature bits, as masks (vhost-user, "Protocol features").
 pub mod protocol {
     /// GET_QUEUE_NUM.

@@ -4,12 +4,38 @@
 //! specification where they say so. The front end is the virtual machine monitor, the back end is this process.
 //!
 //! * [`device`]: what the protocol tells the data path; the seam between both.
-//! * [`feature`]: feature bits.
+//! * [`feature`]: feature bits. [`inflight`]: the layout of memory that notes buffers in flight.
+//! * [`message`]: the wire. [`session`]: what messages mean, without a socket.
+//! * [`connection`], [`socket`], [`serve`]: the socket.
+//! * `guest`: a guest's memory, mapped. `vring`: virtqueues, split and packed; the only unsafe code here.
+//! * `queue`: rings as a worker uses them. `port`: the data path, and the port as the switch sees it.
 
 pub mod device;
 pub mod feature;
+pub mod inflight;
+pub mod message;
+pub mod session;
+pub mod connection;
+pub mod socket;
+mod serve;
+#[doc(hidden)]
+pub mod fuzz_bodies;
+mod error;
+mod offer;
+mod guest;
+mod port;
+mod queue;
+mod vring;
 
+pub use connection::{Connection, Ended};
 pub use device::{
     DataPath, Device, InflightSpec, LogSpec, Position, RING_SIZE_MAX, RegionSpec, ResumeError,
     RingPart, RingState, ring_parts,
 };
+pub use error::{Refusal, VhostError};
+pub use message::{Message, Reply, Request};
+pub use offer::{CONFIG_LEN, Offer, QUEUE_PAIRS_MAX};
+pub use port::{Notice, OpenError, VhostConfig, open};
+pub use serve::{Endpoint, Event, serve};
+pub use session::{Handled, Session};
+pub use socket::{ListenError, Listener, Stop, listen};

@@ -3,18 +3,26 @@
 use serde::Deserialize;
 
 use super::typo::explain;
-use super::values::{Coalesce, DeviceName, Mtu, OnOff, PortName};
+use super::values::{Coalesce, DeviceName, Mtu, OnOff, PortName, Queues, SocketPath};
 use crate::error::CliError;
 use crate::switch_api::{Offload, PortKind, PortSpec};
 
-/// What a port can be.
-const KINDS: &str = "tap";
+/// What a port can be: the key that says so in TOML, and the word before the colon of `--port`.
+const KINDS: [&str; 2] = ["tap", "vhost-user"];
 
 /// The keys as they were written. This is the one list of them.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PortKeys {
     tap: Option<DeviceName>,
+    #[serde(rename = "vhost-user")]
+    vhost_user: Option<SocketPath>,
+    /// Of `vhost-user`: we connect instead of listening.
+    client: Option<OnOff>,
+    /// Of `vhost-user`: most queue pairs.
+    queues: Option<Queues>,
+    /// Of `vhost-user`: whether packed rings are offered.
+    packed: Option<OnOff>,
     name: Option<PortName>,
     mtu: Option<Mtu>,
     coalesce: Option<Coalesce>,
@@ -25,13 +33,13 @@ pub(super) struct PortKeys {
 }
 
 impl PortKeys {
-    /// Reads `tap:DEVICE[,KEY=VALUE...]`.
+    /// Reads `KIND:DEVICE[,KEY=VALUE...]`; a key alone means on.
     pub(super) fn from_spec(spec: &str) -> Result<Self, CliError> {
         let (kind, rest) = spec.split_once(':').ok_or_else(|| {
             CliError::usage("a port is a kind and a device")
-                .way_out("write tap:DEVICE[,KEY=VALUE...]")
+                .way_out("write tap:DEVICE or vhost-user:PATH, then [,KEY=VALUE...]")
         })?;
-        if kind != KINDS {
+        if !KINDS.contains(&kind) {
             return Err(unknown_kind(kind));
         }
         let mut parts = rest.split(',');
@@ -46,22 +54,65 @@ impl PortKeys {
     /// Checks the keys against each other and fills in what was left out.
     pub(super) fn resolve(self) -> Result<PortSpec, CliError> {
         let offload = self.offload()?;
-        let device = self.tap.ok_or_else(|| {
-            CliError::usage("the port has no device").way_out("add `tap = \"DEVICE\"`")
-        })?;
+        let (kind, default_name) = self.kind()?;
         let name = match self.name {
             Some(name) => name,
-            None => device.as_str().parse().map_err(|error: String| {
+            None => default_name.parse().map_err(|error: String| {
                 CliError::usage(error).way_out("or keep the device and add a `name`")
             })?,
         };
         Ok(PortSpec {
             name,
-            kind: PortKind::Tap { device },
+            kind,
             mtu: self.mtu,
             coalesce: self.coalesce.unwrap_or_default(),
             offload,
         })
+    }
+
+    /// What the port stands on, and what it is called if nobody says otherwise.
+    fn kind(&self) -> Result<(PortKind, String), CliError> {
+        match (&self.tap, &self.vhost_user) {
+            (Some(device), None) => {
+                self.only_of_vhost_user()?;
+                let name = device.as_str().to_owned();
+                Ok((
+                    PortKind::Tap {
+                        device: device.clone(),
+                    },
+                    name,
+                ))
+            }
+            (None, Some(path)) => Ok((self.vhost_user(path.clone()), path.stem())),
+            (None, None) => Err(CliError::usage("the port has no device")
+                .way_out("add `tap = \"DEVICE\"` or `vhost-user = \"/run/NAME.sock\"`")),
+            (Some(_), Some(_)) => Err(CliError::usage(
+                "a port is a tap or a vhost-user socket, not both",
+            )
+            .way_out("make it two ports")),
+        }
+    }
+
+    fn vhost_user(&self, path: SocketPath) -> PortKind {
+        PortKind::VhostUser {
+            path,
+            client: self.client.is_some_and(|on| on.0),
+            queues: self.queues.unwrap_or_default(),
+            packed: self.packed.is_none_or(|on| on.0),
+        }
+    }
+
+    fn only_of_vhost_user(&self) -> Result<(), CliError> {
+        let given = [
+            ("client", self.client.is_some()),
+            ("queues", self.queues.is_some()),
+            ("packed", self.packed.is_some()),
+        ];
+        match given.into_iter().find(|(_, given)| *given) {
+            None => Ok(()),
+            Some((key, _)) => Err(CliError::usage(format!("`{key}` is of vhost-user ports"))
+                .way_out(format!("drop `{key}`"))),
+        }
     }
 
     /// `offload` sets all three, each key overrides it; super-packets need partial checksums, because every segment
@@ -89,10 +140,11 @@ impl PortKeys {
 }
 
 fn insert(table: &mut toml::Table, part: &str) -> Result<(), CliError> {
-    let (key, value) = part.split_once('=').ok_or_else(|| {
-        CliError::usage(format!("`{part}` is not KEY=VALUE"))
-            .way_out("write tap:DEVICE[,KEY=VALUE...]")
-    })?;
+    let (key, value) = part.split_once('=').unwrap_or((part, "on"));
+    if key.is_empty() {
+        return Err(CliError::usage(format!("`{part}` is not KEY=VALUE"))
+            .way_out("write KIND:DEVICE[,KEY=VALUE...]"));
+    }
     match table.insert(key.to_owned(), value.into()) {
         None => Ok(()),
         Some(_) => {
@@ -104,6 +156,7 @@ fn insert(table: &mut toml::Table, part: &str) -> Result<(), CliError> {
 /// The error for a kind of port that this version does not have.
 pub(super) fn unknown_kind(kind: &str) -> CliError {
     CliError::usage(format!(
-        "unknown port kind `{kind}`: this version has {KINDS}"
+        "unknown port kind `{kind}`: this version has {}",
+        KINDS.join(" and ")
     ))
 }

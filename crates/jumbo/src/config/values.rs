@@ -2,6 +2,7 @@
 //! line or from TOML, so there is one message for one mistake.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
@@ -26,7 +27,9 @@ macro_rules! from_text {
     )* };
 }
 
-from_text!(Mtu, Workers, FdbAge, DeviceName, PortName, Coalesce, OnOff);
+from_text!(
+    Mtu, Workers, FdbAge, DeviceName, PortName, Coalesce, OnOff, Queues, SocketPath
+);
 
 /// Turns the scalar that is there into text.
 struct Text;
@@ -177,6 +180,75 @@ impl FromStr for DeviceName {
         }
         Err(format!(
             "`{text}` cannot be a device: give 1 to {DEVICE_NAME_LEN_MAX} characters without blank, `/`, `:` and `%`"
+        ))
+    }
+}
+
+/// Queue pairs of a guest: 1 to 64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Queues(u16);
+
+impl Queues {
+    /// More than any guest here has processors.
+    const MAX: u16 = 64;
+
+    /// The number of pairs.
+    pub(crate) fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl Default for Queues {
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+impl FromStr for Queues {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        in_range(text, 1, u32::from(Self::MAX))
+            .and_then(|number| u16::try_from(number).ok())
+            .map(Self)
+            .ok_or_else(|| format!("queues {text} is out of range: give 1 to {}", Self::MAX))
+    }
+}
+
+/// Where a unix socket is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SocketPath(PathBuf);
+
+impl SocketPath {
+    pub(crate) fn as_path(&self) -> &Path {
+        &self.0
+    }
+
+    /// As text; it came as such.
+    pub(crate) fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+
+    /// The file's name without its extension.
+    pub(crate) fn stem(&self) -> String {
+        let stem = self.0.file_stem().and_then(|stem| stem.to_str());
+        stem.unwrap_or_default().to_owned()
+    }
+}
+
+/// Longest path of a socket, in bytes (unix(7): `sun_path` is 108 with the final zero).
+const SOCKET_PATH_LEN_MAX: usize = 107;
+
+impl FromStr for SocketPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fits = (1..=SOCKET_PATH_LEN_MAX).contains(&text.len());
+        if fits && !text.contains('\0') && !text.ends_with('/') {
+            return Ok(Self(PathBuf::from(text)));
+        }
+        Err(format!(
+            "`{text}` cannot be a socket: give the path of a file, 1 to {SOCKET_PATH_LEN_MAX} bytes"
         ))
     }
 }

@@ -1,0 +1,3 @@
+//! The vhost-user protocol through the public interface: what front ends send, rightly and wrongly.
+
+mod fuzz;

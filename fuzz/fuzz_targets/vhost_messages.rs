@@ -1,0 +1,8 @@
+//! Any bytes against `vhost::fuzz_bodies::messages`.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    jumbo_ports::vhost::fuzz_bodies::messages(data);
+});
