@@ -375,6 +375,11 @@ pub trait Queue: Send + Debug + Any {
 
     /// What becomes readable when packets are ready; `None` if only asking tells.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// What its packets begin with, both ways.
+    fn link(&self) -> Link {
+        Link::Ethernet
+    }
 }
 
 /// Whether a port's other end is there.

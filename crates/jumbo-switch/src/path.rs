@@ -140,6 +140,7 @@ impl Plane {
     fn forward(&mut self, id: PacketId, from: PortId, now_s: u32) -> Destination {
         let source = match forward::source(self.burst.arena.packet(id)) {
             Ok(source) => source,
+            Err(Stay::NoEthernet) => return self.point_to_point(from),
             Err(reason) => return Destination::Stay(reason),
         };
         match self.fdb.learn(source, from, now_s) {
@@ -161,6 +162,14 @@ impl Plane {
     fn note_news(&mut self, station: Station, port: PortId) {
         if self.news.len() < self.news.capacity() {
             self.news.push((station, port));
+        }
+    }
+
+    /// A packet without addresses of its own link goes to the other end.
+    fn point_to_point(&self, from: PortId) -> Destination {
+        match self.topology.opposite(from) {
+            Some(other) => Destination::Port(other),
+            None => Destination::Stay(Stay::NoEthernet),
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use jumbo_engine::packet::Link;
 use jumbo_engine::pending::Caps;
 use jumbo_ports::queue::{Bounds, Port, PortInfo, Queue, Workers};
 use rustix::io::Errno;
@@ -68,6 +69,12 @@ pub enum SwitchError {
         /// What the switch wants.
         wants: usize,
     },
+    /// Ports with and without Ethernet headers.
+    #[error("ports of raw IP and of Ethernet cannot be joined: nothing here makes one's packets the other's")]
+    MixedLinks,
+    /// A third port of raw IP.
+    #[error("a switch has two ports of raw IP and no more: what comes in by one leaves by the other")]
+    TooManyRaw,
     /// A port's control side cannot start.
     #[error("{0}")]
     Control(String),
@@ -89,6 +96,7 @@ pub struct Switch {
 #[derive(Debug)]
 struct Entry {
     id: PortId,
+    link: Link,
     /// Changed by the port's own control side while the switch runs.
     info: Arc<Mutex<PortInfo>>,
     coalesce: Coalesce,
@@ -283,6 +291,8 @@ impl Switch {
                 wants: self.workers.len(),
             });
         }
+        let link = port.queues.first().map_or(Link::Ethernet, |queue| queue.link());
+        self.check_link(link)?;
         let id = PortId(self.next);
         self.next += 1;
         let policy = Policy {
@@ -299,6 +309,7 @@ impl Switch {
         }
         let mut entry = Entry {
             id,
+            link,
             info: info.clone(),
             coalesce,
             control: None,
@@ -315,6 +326,17 @@ impl Switch {
         }
         self.ports.push(entry);
         Ok(id)
+    }
+
+    /// Raw IP has no addresses to forward by: it joins two ports of its kind.
+    fn check_link(&self, link: Link) -> Result<(), SwitchError> {
+        if self.ports.iter().any(|entry| entry.link != link) {
+            return Err(SwitchError::MixedLinks);
+        }
+        if link == Link::RawIp && self.ports.len() >= 2 {
+            return Err(SwitchError::TooManyRaw);
+        }
+        Ok(())
     }
 
     /// Takes a port away from the workers.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jumbo_engine::arena::Pieces;
-use jumbo_engine::packet::{Net, Packet};
+use jumbo_engine::packet::{Link, Net, Packet};
 use jumbo_engine::pending::{Caps, GsoKind};
 use jumbo_ports::pool::Pool;
 use jumbo_ports::queue::{Queue, TxFault};
@@ -225,6 +225,13 @@ impl Topology {
     /// All ports that are there.
     pub fn iter(&self) -> impl Iterator<Item = &Slot> {
         self.slots.iter().flatten()
+    }
+
+    /// The port at the other end, if there are just two, of raw IP.
+    pub fn opposite(&self, id: PortId) -> Option<PortId> {
+        let mut others = self.iter().filter(|slot| slot.id != id);
+        let other = others.next().filter(|_| others.next().is_none())?;
+        (other.queue.link() == Link::RawIp).then_some(other.id)
     }
 
     /// What ports that went away have counted.

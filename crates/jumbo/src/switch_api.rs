@@ -5,9 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::values::{
-    Coalesce, DeviceName, FdbAge, Mtu, PortName, Queues, SocketPath, Workers,
-};
+use crate::config::values::{CaptureFile, Coalesce, DeviceName, Fanout, FaultSpec, FdbAge, Mtu, PortName, Queues, SocketPath, Workers, XdpMode, XdpPass};
 use crate::error::CliError;
 
 /// A validated configuration: names and devices are unique, there is at least one port.
@@ -31,6 +29,10 @@ pub(crate) struct PortSpec {
     /// Of packets that leave by this port.
     pub(crate) coalesce: Coalesce,
     pub(crate) offload: Offload,
+    /// Where everything that passes it is written to.
+    pub(crate) capture: Option<CaptureFile>,
+    /// What goes wrong on it, on purpose.
+    pub(crate) fault: Option<FaultSpec>,
 }
 
 /// What a port stands on.
@@ -45,12 +47,33 @@ pub(crate) enum PortKind {
         queues: Queues,
         packed: bool,
     },
+    Packet {
+        device: DeviceName,
+        fanout: Fanout,
+        qdisc_bypass: bool,
+    },
+    Xdp {
+        device: DeviceName,
+        mode: XdpMode,
+        pass: XdpPass,
+    },
+    Tun {
+        device: DeviceName,
+    },
+    /// Packet or Xdp, whichever is better here.
+    Auto {
+        device: DeviceName,
+    },
 }
 
 impl PortKind {
     pub(crate) fn device(&self) -> &str {
         match self {
-            Self::Tap { device } => device.as_str(),
+            Self::Tap { device }
+            | Self::Packet { device, .. }
+            | Self::Xdp { device, .. }
+            | Self::Tun { device }
+            | Self::Auto { device } => device.as_str(),
             Self::VhostUser { path, .. } => path.as_str(),
         }
     }

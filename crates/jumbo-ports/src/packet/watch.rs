@@ -57,9 +57,7 @@ impl Watch {
             }
             self.forget_messages();
             let seen = self.look();
-            if (&seen.device, seen.mtu, &seen.presence)
-                != (&self.info.device, self.info.mtu, &self.info.presence)
-            {
+            if facts(&seen) != facts(&self.info) {
                 workers.tell(seen.clone());
                 self.info = seen;
             }
@@ -97,6 +95,12 @@ impl Watch {
         info.device = name;
         info
     }
+}
+
+/// What may change: name, MTU, and whether it is up.
+fn facts(info: &PortInfo) -> (&str, usize, bool) {
+    let up = matches!(info.presence, Presence::Up);
+    (&info.device, info.mtu, up)
 }
 
 impl Control for Watch {

@@ -101,6 +101,10 @@ impl Queue for AllQueues {
         self.0[0].tx(packet, payload, pool)
     }
 
+    fn link(&self) -> Link {
+        self.0[0].link()
+    }
+
     fn publish(&mut self) {
         self.0.iter_mut().for_each(|queue| queue.publish());
     }
