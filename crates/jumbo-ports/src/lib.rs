@@ -7,6 +7,7 @@
 //! * [`mem`]: packets from and to memory, for tests.
 //! * [`vhost`]: virtual machines.
 //! * [`tagged`]: a wrapper that puts a port into a VLAN.
+//! * [`wrap`]: faults and captures, for every port.
 //! * [`conformance`]: what every port must pass.
 //! * [`capture`]: capture files, read and written.
 
@@ -20,6 +21,7 @@ pub mod tap;
 pub mod packet;
 pub mod mem;
 pub mod tagged;
+pub mod wrap;
 pub mod vhost;
 #[doc(hidden)]
 pub mod conformance;

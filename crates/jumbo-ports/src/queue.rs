@@ -46,6 +46,8 @@ reasons! {
         GsoRefused = "gso_refused",
         /// The device refused an ordinary packet.
         Refused = "refused",
+        /// Lost on purpose: a fault was asked for.
+        Injected = "injected",
         /// The packet's payload is no longer there.
         PayloadMissing = "payload_missing",
         /// The receiver's buffers are too small for it.
