@@ -11,6 +11,7 @@ use jumbo_engine::complete::{Plan, complete, plan};
 use jumbo_engine::packet::Packet;
 use jumbo_engine::pending::Caps;
 use jumbo_ports::queue::{Bounds, Burst, Queue, RxEnd, TxFault, data_len};
+use jumbo_ports::wrap::capture::Direction;
 
 use crate::counters::Books;
 use crate::fdb::{Fdb, Learned, Station};
@@ -91,6 +92,12 @@ impl Plane {
         let refused = slot.counters.rx.refused() - refused_before;
         if !std::mem::replace(&mut slot.received, true) {
             self.received.push(from);
+        }
+        if !slot.probes.is_empty() {
+            let Burst { arena, pool, batch, .. } = &self.burst;
+            for id in batch {
+                slot.capture(Direction::Rx, arena.packet(*id), arena.payload(*id), pool);
+            }
         }
         self.books.received += self.burst.batch.len() as u64 + refused;
         self.books.dropped += refused;
@@ -330,6 +337,9 @@ impl Plane {
                 let answer = slot.send(packet, payload, pool, may_wait);
                 if !std::mem::replace(&mut slot.sent, true) {
                     sent.push(*port);
+                }
+                if answer.is_ok() && !slot.probes.is_empty() {
+                    slot.capture(Direction::Tx, packet, payload, pool);
                 }
                 note_answer(slot, packet, answer, books, refused);
             }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use jumbo_engine::packet::Link;
 use jumbo_engine::pending::Caps;
 use jumbo_ports::queue::{Bounds, Port, PortInfo, Queue, Workers};
+use jumbo_ports::wrap::capture::{Recorder, capture};
 use rustix::io::Errno;
 
 use crate::counters::{Books, PortCounters};
@@ -75,6 +76,9 @@ pub enum SwitchError {
     /// A third port of raw IP.
     #[error("a switch has two ports of raw IP and no more: what comes in by one leaves by the other")]
     TooManyRaw,
+    /// There is no port of that number.
+    #[error("there is no such port")]
+    NoSuchPort,
     /// A port's control side cannot start.
     #[error("{0}")]
     Control(String),
@@ -337,6 +341,21 @@ impl Switch {
             return Err(SwitchError::TooManyRaw);
         }
         Ok(())
+    }
+
+    /// Writes down what passes a port, until nobody reads it or the port goes.
+    ///
+    /// # Errors
+    /// [`SwitchError::NoSuchPort`].
+    pub fn capture(&self, port: PortId) -> Result<Recorder, SwitchError> {
+        let entry = self.ports.iter().find(|entry| entry.id == port);
+        let entry = entry.ok_or(SwitchError::NoSuchPort)?;
+        let info = entry.info.lock().unwrap_or_else(PoisonError::into_inner);
+        let (probe, recorder) = capture(&info.device, entry.link);
+        for (mailbox, _) in &self.workers {
+            mailbox.send(Message::Capture(port, Box::new(probe.clone())));
+        }
+        Ok(recorder)
     }
 
     /// Takes a port away from the workers.

@@ -8,6 +8,7 @@ use jumbo_engine::pending::{Caps, GsoKind};
 use jumbo_ports::pool::Pool;
 use jumbo_ports::queue::{Queue, TxFault};
 use jumbo_ports::tap::Refusals;
+use jumbo_ports::wrap::capture::{Direction, Probe};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::counters::PortCounters;
@@ -59,6 +60,8 @@ pub struct Slot {
     pub sent: bool,
     /// Something was received from it and not yet released.
     pub received: bool,
+    /// Who writes down what passes it; none, unless somebody asked.
+    pub probes: Vec<Probe>,
 }
 
 impl Slot {
@@ -73,6 +76,7 @@ impl Slot {
             patience: Patience::default(),
             sent: false,
             received: false,
+            probes: Vec::new(),
         }
     }
 
@@ -83,6 +87,15 @@ impl Slot {
         self.refusals = Default::default();
         self.patience = Patience::default();
         std::mem::replace(&mut self.queue, queue)
+    }
+
+    /// Writes a packet down for whoever asked, and forgets who no longer reads.
+    #[cold]
+    pub fn capture(&mut self, way: Direction, packet: &Packet, payload: Pieces<'_>, pool: &Pool) {
+        self.probes.retain(Probe::is_read);
+        for probe in &mut self.probes {
+            probe.note(way, packet, payload, pool);
+        }
     }
 
     /// Whether aggregates of that network protocol are made for it: it must be

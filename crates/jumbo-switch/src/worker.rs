@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jumbo_engine::pending::Caps;
 use jumbo_ports::queue::{Queue, RxEnd};
+use jumbo_ports::wrap::capture::Probe;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
@@ -54,6 +55,8 @@ pub(crate) enum Message {
     Exchange(Box<Exchange>),
     /// A port's device takes longer packets from now on, or only shorter ones.
     SetMtu(PortId, usize),
+    /// Write down what passes a port.
+    Capture(PortId, Box<Probe>),
     /// Tell what you have counted.
     Report(Sender<Report>),
     /// Finish.
@@ -347,6 +350,11 @@ impl Worker {
                 Message::SetMtu(port, mtu) => {
                     if let Some(slot) = self.plane.topology.get_mut(port) {
                         slot.policy.mtu = mtu;
+                    }
+                }
+                Message::Capture(port, probe) => {
+                    if let Some(slot) = self.plane.topology.get_mut(port) {
+                        slot.probes.push(*probe);
                     }
                 }
                 Message::Report(reply) => {

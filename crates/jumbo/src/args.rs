@@ -69,6 +69,7 @@ pub(crate) enum Command {
     Status(ClientArgs),
     /// Show each port of the running switch, a line each; with --json its offloads and reasons too
     Ports(ClientArgs),
+    Capture(CaptureArgs),
     Replay(ReplayArgs),
     Check(CheckArgs),
     Explain(ExplainArgs),
@@ -139,6 +140,22 @@ A file:
 /// Whom to ask.
 #[derive(Debug, Args)]
 pub(crate) struct ClientArgs {
+    /// Which switch to ask [default: the one that is running]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+/// Write down what passes a port of the running switch, as pcapng
+///
+/// Super-packets are written whole; what is not yet true of a packet's bytes stands in its comment. What cannot be
+/// written fast enough is left out and counted at the end. Ends with the switch, the port, or Ctrl-C.
+#[derive(Debug, Args)]
+pub(crate) struct CaptureArgs {
+    /// The port, by its name in `jumbo ports`
+    pub(crate) port: String,
+    /// Where to: a file, or - for standard output
+    #[arg(short, long, value_name = "FILE", default_value = "-", value_hint = ValueHint::FilePath)]
+    pub(crate) write: PathBuf,
     /// Which switch to ask [default: the one that is running]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) socket: Option<PathBuf>,

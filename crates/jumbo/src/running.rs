@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jumbo_engine::pending::Caps;
@@ -15,7 +16,8 @@ use jumbo_switch::topology;
 
 use crate::config::values::{Coalesce, Mtu};
 use crate::error::CliError;
-use crate::output;
+use crate::{output, wire};
+use jumbo_ports::wrap::capture::Recorder;
 use crate::switch_api::{
     Books, Capability, Offload, PortKind, PortSpec, PortState, PortStatus, ReasonCount, RunConfig,
     Snapshot, StopCause, Switch, Traffic,
@@ -35,14 +37,17 @@ pub(crate) fn start(
     let mut ports = config
         .ports
         .iter()
-        .map(|spec| open(spec, workers).map(|port| (spec, port)))
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|spec| Ok((spec, wire::wrapped(spec, open(spec, workers)?)?)))
+        .collect::<Result<Vec<_>, CliError>>()?;
     // Only now that all are there: a device that was there before keeps its MTU if another cannot be opened.
     for (spec, port) in &mut ports {
-        if let (Some(mtu), PortKind::Tap { .. }) = (spec.mtu, &spec.kind) {
+        if let (Some(mtu), true) = (spec.mtu, spec.kind.is_interface()) {
             tap::set_mtu(&mut port.info, mtu.get().into()).map_err(|e| port_error(spec, &e))?;
         }
     }
+    let files: Vec<_> = (config.ports.iter())
+        .map(wire::capture_file)
+        .collect::<Result<_, _>>()?;
     let mut switch = Workers::start(&SwitchConfig {
         workers,
         fdb_age_s: config.fdb_age.seconds(),
@@ -53,16 +58,21 @@ pub(crate) fn start(
         .map(|port| port.name.as_str().to_owned())
         .collect();
     watch(&mut switch, names.clone(), broken);
-    for (spec, port) in ports {
+    let mut captures = Vec::new();
+    for ((spec, port), file) in ports.into_iter().zip(files) {
         let coalesce = match spec.coalesce {
             Coalesce::Off => topology::Coalesce::Off,
             Coalesce::Gro => topology::Coalesce::Gro,
         };
-        switch.add(port, coalesce).map_err(refused)?;
+        let port = switch.add(port, coalesce).map_err(refused)?;
+        if let Some(file) = file {
+            let recorder = switch.capture(port).map_err(refused)?;
+            captures.push(wire::write_capture(spec.name.as_str(), recorder, file)?);
+        }
     }
     Ok(Arc::new(Running {
         names,
-        state: Mutex::new(State::Running(switch)),
+        state: Mutex::new(State::Running(switch, captures)),
     }))
 }
 
@@ -112,6 +122,15 @@ fn open(spec: &PortSpec, workers: usize) -> Result<queue::Port, CliError> {
             mtu: None,
         })
         .map_err(|error| port_error(spec, &error)),
+        PortKind::Tun { device } => wire::open_tun(spec, device, workers),
+        PortKind::Packet {
+            device,
+            fanout,
+            qdisc_bypass,
+        } => wire::open_packet(spec, device, *fanout, *qdisc_bypass, workers),
+        PortKind::Xdp { .. } | PortKind::Auto { .. } => {
+            Err(CliError::usage("this version has no xdp ports").way_out("use packet:DEVICE"))
+        }
         PortKind::VhostUser {
             path,
             client,
@@ -145,7 +164,7 @@ fn notices(spec: &PortSpec) -> impl FnMut(Notice) + Send + 'static {
     }
 }
 
-fn port_error(spec: &PortSpec, error: &TapError) -> CliError {
+pub(crate) fn port_error(spec: &PortSpec, error: &TapError) -> CliError {
     let text = format!("port `{}`: {error}", spec.name.as_str());
     match error {
         TapError::BadName { .. } | TapError::OtherKind { .. } | TapError::Mtu { .. } => {
@@ -155,14 +174,14 @@ fn port_error(spec: &PortSpec, error: &TapError) -> CliError {
     }
 }
 
-fn caps(offload: Offload) -> Caps {
+pub(crate) fn caps(offload: Offload) -> Caps {
     let Offload { csum, tso, uso } = offload;
     Caps::new(csum, tso, tso, tso, uso)
 }
 
 fn refused(error: SwitchError) -> CliError {
     match error {
-        SwitchError::TooManyPorts => CliError::usage(error.to_string()),
+        SwitchError::TooManyPorts | SwitchError::MixedLinks | SwitchError::TooManyRaw => CliError::usage(error.to_string()),
         SwitchError::WorkerGone => CliError::internal(error.to_string()),
         _ => CliError::machine(error.to_string()),
     }
@@ -174,7 +193,7 @@ struct Running {
 }
 
 enum State {
-    Running(Workers),
+    Running(Workers, Vec<JoinHandle<()>>),
     /// With its last words, if the workers had any.
     Stopped(Option<Snapshot>),
 }
@@ -188,7 +207,7 @@ impl Running {
 impl Switch for Running {
     fn snapshot(&self) -> Result<Snapshot, CliError> {
         match &*self.state() {
-            State::Running(workers) => match workers.state() {
+            State::Running(workers, _) => match workers.state() {
                 Ok(state) => Ok(snapshot(&self.names, &state)),
                 Err(error) => Err(refused(error)),
             },
@@ -197,12 +216,32 @@ impl Switch for Running {
         }
     }
 
+    fn capture(&self, name: &str) -> Result<Recorder, CliError> {
+        let index = self.names.iter().position(|port| port == name);
+        let unknown = || {
+            CliError::usage(format!("there is no port `{name}`"))
+                .way_out(format!("the ports are {}", self.names.join(", ")))
+        };
+        let index = index.ok_or_else(unknown)?;
+        match &*self.state() {
+            State::Running(workers, _) => {
+                let port = topology::PortId(index as u16);
+                workers.capture(port).map_err(refused)
+            }
+            State::Stopped(_) => Err(refused(SwitchError::WorkerGone)),
+        }
+    }
+
     fn stop(&self) -> Result<Snapshot, CliError> {
         let mut state = self.state();
         let running = std::mem::replace(&mut *state, State::Stopped(None));
         *state = match running {
-            State::Running(workers) => {
+            State::Running(workers, captures) => {
                 let last = workers.stop().ok();
+                for capture in captures {
+                    // It has said what went wrong, if anything did.
+                    let _ = capture.join();
+                }
                 State::Stopped(last.map(|state| snapshot(&self.names, &state)))
             }
             stopped => stopped,

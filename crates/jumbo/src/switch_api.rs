@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use jumbo_ports::wrap::capture::Recorder;
 use serde::{Deserialize, Serialize};
 
 use crate::config::values::{CaptureFile, Coalesce, DeviceName, Fanout, FaultSpec, FdbAge, Mtu, PortName, Queues, SocketPath, Workers, XdpMode, XdpPass};
@@ -67,6 +68,11 @@ pub(crate) enum PortKind {
 }
 
 impl PortKind {
+    /// Whether it is an interface of this host, whose MTU can be set.
+    pub(crate) fn is_interface(&self) -> bool {
+        !matches!(self, Self::VhostUser { .. })
+    }
+
     pub(crate) fn device(&self) -> &str {
         match self {
             Self::Tap { device }
@@ -103,6 +109,11 @@ pub(crate) trait Switch: Send + Sync {
     /// # Errors
     /// A worker that does not answer.
     fn snapshot(&self) -> Result<Snapshot, CliError>;
+    /// Begins a capture of the port with this name.
+    ///
+    /// # Errors
+    /// No such port, or as for [`Switch::snapshot`].
+    fn capture(&self, port: &str) -> Result<Recorder, CliError>;
     /// Stops the workers, waits for them and tells how it ended. A second call only tells.
     ///
     /// # Errors

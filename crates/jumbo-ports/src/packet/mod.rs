@@ -67,6 +67,8 @@ pub struct PacketConfig {
     /// Past the interface's queueing discipline (PACKET_QDISC_BYPASS): cheaper, without
     /// its queue, and without the kernel finishing what the interface cannot.
     pub qdisc_bypass: bool,
+    /// The MTU it will be given; `None` if it keeps its own.
+    pub mtu: Option<usize>,
 }
 
 /// Why an interface could not be opened. Each says what to do about it.
@@ -141,7 +143,7 @@ pub fn open(config: &PacketConfig) -> Result<Port, PacketError> {
     let device = &config.device;
     let failed = |operation| move |source| PacketError::of(device, operation, source);
     let found = find(config)?;
-    let packet_len = LINK_LEN + found.mtu;
+    let packet_len = LINK_LEN + found.mtu.max(config.mtu.unwrap_or(0));
     let mut sockets = Vec::with_capacity(config.queues);
     for _ in 0..config.queues.max(1) {
         let socket = sys::socket().map_err(failed("opening a packet socket"))?;

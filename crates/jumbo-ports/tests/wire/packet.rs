@@ -34,6 +34,7 @@ fn config(queues: usize) -> PacketConfig {
         takes: Caps::ALL,
         fanout: Fanout::Hash,
         qdisc_bypass: false,
+        mtu: None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod capture;
 mod check;
 mod completions;
 mod demo;
@@ -22,6 +23,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Outcome, CliError> {
         Command::Run(args) => run::run(&args, format),
         Command::Status(args) => status::run(&args, format),
         Command::Ports(args) => ports::run(&args, format),
+        Command::Capture(args) => capture::run(&args),
         Command::Replay(args) => replay::run(args, format),
         Command::Check(args) => check::run(&args, format),
         Command::Explain(args) => explain::run(&args, format),

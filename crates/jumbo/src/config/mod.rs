@@ -18,7 +18,7 @@ use self::port::PortKeys;
 use self::values::{FdbAge, Workers};
 use crate::args::RunArgs;
 use crate::error::CliError;
-use crate::switch_api::{PortSpec, RunConfig};
+use crate::switch_api::{PortKind, PortSpec, RunConfig};
 
 /// Most ports of a switch: a flood is copied to each of them.
 const PORTS_MAX: usize = jumbo_switch::topology::PORTS_MAX;
@@ -140,7 +140,27 @@ fn check_together(ports: Vec<Placed>) -> Result<Vec<PortSpec>, CliError> {
         "device",
         "a device can be one port only",
     )?;
+    raw_ip_apart(&ports)?;
     Ok(ports.into_iter().map(|port| port.spec).collect())
+}
+
+/// Raw IP has no addresses to forward by: two such ports are a pair, and nothing else is with them.
+fn raw_ip_apart(ports: &[Placed]) -> Result<(), CliError> {
+    let raw = |port: &&Placed| matches!(port.spec.kind, PortKind::Tun { .. });
+    let count = ports.iter().filter(raw).count();
+    let Some(first) = ports.iter().find(raw) else {
+        return Ok(());
+    };
+    if count == ports.len() && count <= 2 {
+        return Ok(());
+    }
+    let text = match count == ports.len() {
+        true => "a switch has two tun ports and no more: what comes in by one leaves by the other",
+        false => "a tun port carries raw IP and cannot be joined with ports of Ethernet",
+    };
+    Err(CliError::usage(text)
+        .at(&first.place)
+        .way_out("run a second switch for it"))
 }
 
 fn unique(

@@ -22,13 +22,15 @@ use crate::error::CliError;
 use crate::switch_api::{PortStatus, Snapshot};
 
 /// What can be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "cmd", rename_all = "snake_case")]
 pub(crate) enum Request {
     /// Answered by a [`Status`].
     Status,
     /// Answered by [`Ports`].
     Ports,
+    /// Answered by [`Capturing`]; then the connection carries pcapng until either side closes it.
+    Capture { port: String },
 }
 
 /// One answer; `data` when `ok`, else `error` and `code` (the exit code of the client).
@@ -79,6 +81,12 @@ pub(crate) struct Status {
     pub(crate) socket: String,
     #[serde(flatten)]
     pub(crate) switch: Snapshot,
+}
+
+/// A capture follows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Capturing {
+    pub(crate) port: String,
 }
 
 /// What `jumbo ports` shows.

@@ -5,6 +5,8 @@ use std::process::{Child, Stdio};
 use std::sync::Mutex;
 
 use super::*;
+use jumbo_ports::wrap::capture::Recorder;
+
 use crate::control::client;
 use crate::switch_api::{Books, PortStatus};
 
@@ -34,6 +36,10 @@ impl Fake {
 }
 
 impl Switch for Fake {
+    fn capture(&self, _: &str) -> Result<Recorder, CliError> {
+        Err(CliError::usage("no port here"))
+    }
+
     fn snapshot(&self) -> Result<Snapshot, CliError> {
         Ok(self.told("snapshot"))
     }
@@ -162,6 +168,10 @@ struct Hanging {
 }
 
 impl Switch for Hanging {
+    fn capture(&self, _: &str) -> Result<Recorder, CliError> {
+        Err(CliError::usage("no port here"))
+    }
+
     fn snapshot(&self) -> Result<Snapshot, CliError> {
         let fake = Fake {
             balanced: true,
