@@ -461,6 +461,9 @@ pub trait Workers: Send + Debug {
     /// Changes what is shown of the port, and its MTU; its queues stay.
     fn tell(&mut self, info: PortInfo);
 
+    /// The device is gone: the port is taken out.
+    fn gone(&mut self) {}
+
     /// A station has moved to this port.
     fn announce(&mut self, station: [u8; 6]);
 }

@@ -158,6 +158,13 @@ impl Workers for Reach {
         set_info(&self.info, info);
     }
 
+    fn gone(&mut self) {
+        // It tells the others.
+        if let Some(first) = self.mailboxes.first() {
+            first.send(Message::Lose(self.port));
+        }
+    }
+
     fn announce(&mut self, station: [u8; 6]) {
         for mailbox in &self.mailboxes {
             mailbox.send(Message::Learn(Station::untagged(station), self.port));

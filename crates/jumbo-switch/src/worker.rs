@@ -51,6 +51,8 @@ pub(crate) enum Message {
     Add(Box<Slot>),
     /// A port goes.
     Remove(PortId),
+    /// A port's device is gone: the others are to hear of it.
+    Lose(PortId),
     /// A port's other end has changed: use this queue from now on.
     Exchange(Box<Exchange>),
     /// A port's device takes longer packets from now on, or only shorter ones.
@@ -346,6 +348,8 @@ impl Worker {
                 Message::Learn(station, port) => self.plane.hear(station, port, now_s),
                 Message::Add(slot) => self.add(*slot),
                 Message::Remove(port) => self.remove(port),
+                Message::Lose(port) if self.plane.topology.get(port).is_none() => {}
+                Message::Lose(port) => self.lose(port),
                 Message::Exchange(exchange) => self.exchange(*exchange),
                 Message::SetMtu(port, mtu) => {
                     if let Some(slot) = self.plane.topology.get_mut(port) {

@@ -57,11 +57,12 @@ impl PacketQueue {
         let _ = sys::ring_drops(self.socket.as_fd());
     }
 
-    /// Nothing is there: was the socket woken by an error?
+    /// Nothing is there: was the socket woken by an error? A call that sends may have
+    /// taken it off, so the interface is looked for in any case.
     #[cold]
     fn nothing_came(&mut self) -> RxEnd {
-        let trouble = sockopt::socket_error(&self.socket).unwrap_or(Err(Errno::BADF));
-        if trouble.is_err() && !matches!(sys::bound_to(self.socket.as_fd()), Ok(Some(_))) {
+        let _ = sockopt::socket_error(&self.socket);
+        if !matches!(sys::bound_to(self.socket.as_fd()), Ok(Some(_))) {
             self.gone = true;
             return RxEnd::Gone;
         }
@@ -101,7 +102,12 @@ impl PacketQueue {
         let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
         let space = burst.pool.space();
         let room = space.len();
-        let got = match rustix::net::recv(&self.socket, space, flags) {
+        let mut answer = rustix::net::recv(&self.socket, &mut *space, flags);
+        if let Err(Errno::NETDOWN) = answer {
+            // Said once, before what waits (`sock_error`).
+            answer = rustix::net::recv(&self.socket, &mut *space, flags);
+        }
+        let got = match answer {
             Ok((_, got)) if got <= room.min(PACKET_ROOM + VNET_LEN) => got,
             _ => return stats.losses.count(RxLoss::Truncated),
         };

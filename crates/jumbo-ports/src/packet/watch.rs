@@ -56,7 +56,9 @@ impl Watch {
                 return;
             }
             self.forget_messages();
-            let seen = self.look();
+            let Some(seen) = self.look() else {
+                return workers.gone();
+            };
             if facts(&seen) != facts(&self.info) {
                 workers.tell(seen.clone());
                 self.info = seen;
@@ -76,12 +78,14 @@ impl Watch {
         }
     }
 
-    /// What is true now. An interface that is gone keeps its last name.
-    fn look(&self) -> PortInfo {
+    /// What is true now; `None` once the interface is gone.
+    fn look(&self) -> Option<PortInfo> {
         let mut info = self.info.clone();
         let socket = self.control.as_fd();
-        let Ok(name) = netdev::name(socket, self.index) else {
-            return info;
+        let name = match netdev::name(socket, self.index) {
+            Ok(name) => name,
+            Err(Errno::NODEV | Errno::NXIO) => return None,
+            Err(_) => return Some(info),
         };
         if let Ok(mtu) = netdev::mtu(socket, &name) {
             info.mtu = mtu;
@@ -93,7 +97,7 @@ impl Watch {
             _ => Presence::Up,
         };
         info.device = name;
-        info
+        Some(info)
     }
 }
 

@@ -197,6 +197,10 @@ impl Workers for FaultyWorkers {
         self.workers.tell(with_faults(info, self.faults));
     }
 
+    fn gone(&mut self) {
+        self.workers.gone();
+    }
+
     fn announce(&mut self, station: [u8; 6]) {
         self.workers.announce(station);
     }
