@@ -269,9 +269,11 @@ fn scattered(sample: &Sample, pieces: usize, subject: &Subject) -> (Burst, Packe
 fn send(subject: &mut Subject, sample: &Sample, pieces: usize) -> Result<(), TxFault> {
     let (burst, id) = scattered(sample, pieces, subject);
     let payload = burst.arena.payload(id);
-    subject
+    let answer = subject
         .queue
-        .tx(burst.arena.packet(id), payload, &burst.pool)
+        .tx(burst.arena.packet(id), payload, &burst.pool);
+    subject.queue.publish();
+    answer
 }
 
 /// The next packet of ours that came out of the device.

@@ -4,6 +4,7 @@
 //! * [`pool`]: the memory of a burst, a worker's own and lent.
 //! * [`tap`]: the host's own stack.
 //! * [`packet`]: any interface of this host, by AF_PACKET.
+//! * [`xdp`]: the same before the host's stack, by AF_XDP.
 //! * [`mem`]: packets from and to memory, for tests.
 //! * [`vhost`]: virtual machines.
 //! * [`tagged`]: a wrapper that puts a port into a VLAN.
@@ -19,6 +20,7 @@ pub mod queue;
 pub mod pool;
 pub mod tap;
 pub mod packet;
+pub mod xdp;
 pub mod mem;
 pub mod tagged;
 pub mod wrap;

@@ -173,6 +173,22 @@ pub fn open(config: &PacketConfig) -> Result<Port, PacketError> {
     })
 }
 
+/// A queue that sends by interface `index`, and hears nothing.
+pub(crate) fn sender(index: u32, mtu: usize) -> Result<Box<dyn Queue>, Errno> {
+    let config = PacketConfig {
+        device: String::new(),
+        queues: 1,
+        takes: Caps::NONE,
+        fanout: Fanout::Hash,
+        qdisc_bypass: false,
+        mtu: None,
+    };
+    let socket = sys::socket()?;
+    let ring = prepare(socket.as_fd(), &config, LINK_LEN + mtu)?;
+    sys::bind_to_send(socket.as_fd(), index)?;
+    Ok(Box::new(PacketQueue::new(socket, ring)))
+}
+
 fn find(config: &PacketConfig) -> Result<Found, PacketError> {
     let device = &config.device;
     let failed = |operation| move |source| PacketError::of(device, operation, source);
@@ -180,7 +196,8 @@ fn find(config: &PacketConfig) -> Result<Found, PacketError> {
     let socket = socket.as_fd();
     let index = netdev::index(socket, device).map_err(failed("finding it"))?;
     let flags = netdev::flags(socket, device).map_err(failed("reading its flags"))?;
-    let hardware = netdev::hardware(socket, device).map_err(failed("reading its type"))?;
+    let (hardware, _) =
+        netdev::hardware_address(socket, device).map_err(failed("reading its type"))?;
     if hardware != ETHERNET {
         let device = device.clone();
         return Err(PacketError::NotEthernet { device });

@@ -92,10 +92,19 @@ pub(super) fn listen_to_all(fd: BorrowedFd<'_>, index: u32) -> Result<(), Errno>
 
 /// Begins to hear.
 pub(super) fn bind(fd: BorrowedFd<'_>, index: u32) -> Result<(), Errno> {
+    bind_with(fd, index, libc::ETH_P_ALL as u16)
+}
+
+/// Chooses the interface, and hears nothing.
+pub(super) fn bind_to_send(fd: BorrowedFd<'_>, index: u32) -> Result<(), Errno> {
+    bind_with(fd, index, 0)
+}
+
+fn bind_with(fd: BorrowedFd<'_>, index: u32, protocol: u16) -> Result<(), Errno> {
     // SAFETY: `sockaddr_ll` is plain old data; all zero bytes is a valid value.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_protocol = protocol.to_be();
     address.sll_ifindex = index as i32;
     let len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
     // SAFETY: `address` is a valid sockaddr_ll of `len` bytes for the whole call.

@@ -115,11 +115,15 @@ pub(crate) fn name(socket: BorrowedFd<'_>, index: u32) -> Result<String, Errno> 
     Ok(request.name())
 }
 
-/// The device's ARPHRD_* type: 1 is Ethernet.
-pub(crate) fn hardware(socket: BorrowedFd<'_>, name: &str) -> Result<u16, Errno> {
+/// The device's ARPHRD_* type (1 is Ethernet) and its address.
+pub(crate) fn hardware_address(
+    socket: BorrowedFd<'_>,
+    name: &str,
+) -> Result<(u16, [u8; 6]), Errno> {
     let mut request = IfReq::new(name)?;
     ioctl_ifreq(socket, libc::SIOCGIFHWADDR as libc::c_ulong, &mut request)?;
-    Ok(request.short())
+    let [_, _, a, b, c, d, e, f, ..] = request.data;
+    Ok((request.short(), [a, b, c, d, e, f]))
 }
 
 /// `struct ethtool_value`.
@@ -141,6 +145,35 @@ pub(crate) fn ethtool(socket: BorrowedFd<'_>, name: &str, command: u32) -> Resul
         unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
     check(result)?;
     Ok(value.value)
+}
+
+/// The beginning of `struct ethtool_drvinfo`, and room for the rest.
+#[repr(C)]
+struct EthtoolDriver {
+    command: u32,
+    name: [u8; 32],
+    rest: [u8; 160],
+}
+
+const ETHTOOL_GDRVINFO: u32 = 0x03;
+
+/// The name of the device's driver.
+pub(crate) fn driver(socket: BorrowedFd<'_>, name: &str) -> Result<String, Errno> {
+    let mut driver = EthtoolDriver {
+        command: ETHTOOL_GDRVINFO,
+        name: [0; 32],
+        rest: [0; 160],
+    };
+    let mut request = IfReq::new(name)?;
+    let at = &raw mut driver as usize;
+    request.data[..size_of::<usize>()].copy_from_slice(&at.to_ne_bytes());
+    // SAFETY: as in `ethtool`, with the structure this question fills (196 bytes).
+    let result =
+        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
+    check(result)?;
+    let _ = driver.rest;
+    let end = driver.name.iter().position(|b| *b == 0).unwrap_or(32);
+    Ok(String::from_utf8_lossy(&driver.name[..end]).into_owned())
 }
 
 /// `struct ethtool_channels`.
