@@ -1,10 +1,11 @@
-//! Ports on interfaces of a kernel: AF_PACKET, TUN.
+//! Ports on interfaces of a kernel: AF_PACKET, TUN, AF_XDP.
 
 mod packet;
 #[path = "../samples/mod.rs"]
 mod samples;
 mod support;
 mod tun;
+mod xdp;
 
 use std::process::ExitCode;
 
@@ -15,5 +16,6 @@ fn main() -> ExitCode {
     let mut tests: Vec<LabTest> = Vec::new();
     tests.extend(packet::tests());
     tests.extend(tun::tests());
+    tests.extend(xdp::tests());
     test_main(Needs::Taps, tests)
 }
