@@ -5,6 +5,7 @@
 //! * [`tap`]: the host's own stack.
 //! * [`packet`]: any interface of this host, by AF_PACKET.
 //! * [`xdp`]: the same before the host's stack, by AF_XDP.
+//! * [`auto`]: the better of the two.
 //! * [`mem`]: packets from and to memory, for tests.
 //! * [`vhost`]: virtual machines.
 //! * [`tagged`]: a wrapper that puts a port into a VLAN.
@@ -21,6 +22,7 @@ pub mod pool;
 pub mod tap;
 pub mod packet;
 pub mod xdp;
+pub mod auto;
 pub mod mem;
 pub mod tagged;
 pub mod wrap;

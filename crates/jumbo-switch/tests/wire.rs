@@ -17,12 +17,13 @@ use jumbo_lab::ns::{Needs, NetNs};
 use jumbo_lab::packet_socket::PacketSocket;
 use jumbo_lab::traffic::connect::{PATIENCE, connections};
 use jumbo_lab::traffic::{BulkAmount, BulkSpec, PingSpec, UdpSpec, bulk, pattern, ping, udp};
-use jumbo_lab::{Family, Host, LabTest, TestError, test_main};
+use jumbo_lab::{Family, Host, LabTest, TestError, skip, test_main};
 use jumbo_ports::capture::CaptureReader;
 use jumbo_ports::packet::{self, Fanout, PacketConfig};
 use jumbo_ports::queue::Port;
 use jumbo_ports::tap::{self, TapConfig};
 use jumbo_ports::wrap::fault;
+use jumbo_ports::xdp::{self, Mode, Pass, XdpConfig, XdpError};
 use jumbo_switch::switch::{State, Switch, SwitchConfig};
 use jumbo_switch::topology::{Coalesce, PortId};
 use jumbo_testkit::PacketBuilder;
@@ -42,6 +43,8 @@ fn main() -> ExitCode {
         tests![
             tcp_passes_with_every_mixture_of_offloads,
             tcp_passes_in_every_setting,
+            tcp_passes_by_xdp,
+            xdp_is_joined_with_what_takes_super_packets,
             tap_and_container_are_joined,
             tagged_packets_pass_with_their_tags,
             datagrams_and_pings_pass,
@@ -62,6 +65,8 @@ fn main() -> ExitCode {
 enum Kind {
     Packet,
     PacketBypass,
+    XdpNative,
+    XdpGeneric,
     Tap,
 }
 
@@ -174,8 +179,23 @@ fn open(setup: Setup, middle: &NetNs, near: &str, host: &Host) -> Result<Port, T
     };
     Ok(match setup.kind {
         Kind::Packet | Kind::PacketBypass => middle.run(|| packet::open(&config))??,
+        Kind::XdpNative => xdp_open(setup, Mode::Native, middle, near)?,
+        Kind::XdpGeneric => xdp_open(setup, Mode::Generic, middle, near)?,
         Kind::Tap => host.ns.run(|| tap::open(&tap_config("t0", setup)))??,
     })
+}
+
+fn xdp_open(setup: Setup, mode: Mode, middle: &NetNs, near: &str) -> Result<Port, TestError> {
+    let config = XdpConfig {
+        device: near.into(),
+        queues: setup.workers,
+        mode,
+        pass: Pass::Nothing,
+    };
+    match middle.run(|| xdp::open(&config))? {
+        Err(error @ XdpError::NotPermitted { .. }) => Err(skip(error)),
+        port => Ok(port?),
+    }
 }
 
 fn tap_config(device: &str, setup: Setup) -> TapConfig {
@@ -288,6 +308,55 @@ fn tcp_passes_in_every_setting() -> Outcome {
                     .map_err(|e| TestError::Failed(format!("{setup:?}: {e:?}")))?;
                 rest(&net.switch, &[]);
             }
+        }
+    }
+    Ok(())
+}
+
+/// XDP in the stack gets super-packets without their segment size, so their senders
+/// are told to make none.
+fn no_super_packets(net: &Net) -> Outcome {
+    for host in &net.hosts {
+        let links = host.links()?;
+        links.set_offload("t0", Offload::Tso, false)?;
+        links.set_offload("t0", Offload::Gso, false)?;
+    }
+    Ok(())
+}
+
+fn tcp_passes_by_xdp() -> Outcome {
+    for kind in [Kind::XdpNative, Kind::XdpGeneric] {
+        for mtu in [1500, 3400, 9000] {
+            for workers in [1, 2] {
+                let setup = Setup { kind, workers, mtu };
+                let net = Net::pair(setup)?;
+                if kind == Kind::XdpGeneric {
+                    no_super_packets(&net)?;
+                }
+                net.transfer(1_000_000)
+                    .map_err(|e| TestError::Failed(format!("{setup:?}: {e:?}")))?;
+                rest(&net.switch, &["ring_full", "queue_full"]);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn xdp_is_joined_with_what_takes_super_packets() -> Outcome {
+    for workers in [1, 2] {
+        for other in [Kind::Packet, Kind::Tap] {
+            let side = |kind| Setup {
+                kind,
+                workers,
+                mtu: 1500,
+            };
+            let net = Net::new(&[side(Kind::XdpNative), side(other)])?;
+            net.transfer(3_000_000)?;
+            let state = rest(&net.switch, &["ring_full", "queue_full"]);
+            // Towards XDP super-packets are segmented, from it packets are merged.
+            assert!(state.ports[0].counters.software_segmented > 0);
+            let tx = state.ports[1].counters.tx;
+            assert!(tx.data_segments > tx.data_packets, "{tx:?}");
         }
     }
     Ok(())

@@ -128,9 +128,10 @@ fn open(spec: &PortSpec, workers: usize) -> Result<queue::Port, CliError> {
             fanout,
             qdisc_bypass,
         } => wire::open_packet(spec, device, *fanout, *qdisc_bypass, workers),
-        PortKind::Xdp { .. } | PortKind::Auto { .. } => {
-            Err(CliError::usage("this version has no xdp ports").way_out("use packet:DEVICE"))
+        PortKind::Xdp { device, mode, pass } => {
+            wire::open_xdp(spec, device, *mode, pass, workers)
         }
+        PortKind::Auto { device } => wire::open_auto(spec, device, workers),
         PortKind::VhostUser {
             path,
             client,

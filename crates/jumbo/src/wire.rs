@@ -4,13 +4,17 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::thread::JoinHandle;
 
+use jumbo_host::collect::Roots;
+use jumbo_host::snapshot::Device;
+use jumbo_ports::auto;
 use jumbo_ports::packet::{self, PacketConfig, PacketError};
 use jumbo_ports::queue::Port;
 use jumbo_ports::tap::{self, TapConfig};
 use jumbo_ports::wrap::capture::Recorder;
 use jumbo_ports::wrap::fault;
+use jumbo_ports::xdp::{self, XdpConfig, XdpError};
 
-use crate::config::values::{DeviceName, Fanout};
+use crate::config::values::{DeviceName, Fanout, XdpMode, XdpPass};
 use crate::error::CliError;
 use crate::output;
 use crate::running::{caps, port_error};
@@ -41,7 +45,110 @@ pub(crate) fn open_packet(
     qdisc_bypass: bool,
     workers: usize,
 ) -> Result<Port, CliError> {
-    packet::open(&PacketConfig {
+    let config = packet_config(spec, device, fanout, qdisc_bypass, workers);
+    let port = packet::open(&config).map_err(|error| packet_error(spec, &error))?;
+    advise(spec, device, &port);
+    Ok(port)
+}
+
+/// Opens an interface in the better way.
+pub(crate) fn open_auto(
+    spec: &PortSpec,
+    device: &DeviceName,
+    workers: usize,
+) -> Result<Port, CliError> {
+    let config = packet_config(spec, device, Fanout::Hash, false, workers);
+    let (port, why) = auto::open(&config).map_err(|error| packet_error(spec, &error))?;
+    output::talk(format_args!("port `{}`: {why}", spec.name.as_str()));
+    advise(spec, device, &port);
+    Ok(port)
+}
+
+/// Opens an interface by AF_XDP.
+pub(crate) fn open_xdp(
+    spec: &PortSpec,
+    device: &DeviceName,
+    mode: XdpMode,
+    pass: &XdpPass,
+    workers: usize,
+) -> Result<Port, CliError> {
+    let config = XdpConfig {
+        device: device.as_str().to_owned(),
+        queues: workers,
+        mode: match mode {
+            XdpMode::Auto => xdp::Mode::Auto,
+            XdpMode::Native => xdp::Mode::Native,
+            XdpMode::Generic => xdp::Mode::Generic,
+        },
+        pass: match pass {
+            XdpPass::Nothing => xdp::Pass::Nothing,
+            XdpPass::Host => xdp::Pass::Host,
+        },
+    };
+    let port = xdp::open(&config).map_err(|error| {
+        let text = format!("port `{}`: {error}", spec.name.as_str());
+        match error {
+            XdpError::NoDevice { .. } | XdpError::NotEthernet { .. } => CliError::usage(text),
+            _ => CliError::machine(text),
+        }
+    })?;
+    advise(spec, device, &port);
+    Ok(port)
+}
+
+/// Says where the interface's own settings work against it, and what to do.
+fn advise(spec: &PortSpec, device: &DeviceName, port: &Port) {
+    let Ok(snapshot) = jumbo_host::collect::collect(&Roots::default()) else {
+        return;
+    };
+    let Some(found) = snapshot.by_name(device.as_str()) else {
+        return;
+    };
+    for advice in settings_against(found, port) {
+        output::talk(format_args!("port `{}`: {advice}", spec.name.as_str()));
+    }
+}
+
+fn settings_against(found: &Device, port: &Port) -> Vec<String> {
+    let name = &found.name;
+    let on = |feature: &str| {
+        let features = found.features.get();
+        features.is_ok_and(|features| features.active(feature))
+    };
+    let is_xdp = port.info.kind == "xdp";
+    let in_driver = (port.info.capabilities.iter()).any(|row| row.name == "xdp_native" && row.in_use);
+    let mut advice = Vec::new();
+    if on("rx-lro") {
+        advice.push(format!(
+            "warning: LRO is on, what it merges cannot be forwarded as it was: `ethtool -K {name} lro off`"
+        ));
+    }
+    if is_xdp && on("rx-gro-hw") {
+        advice.push(format!(
+            "warning: the hardware merges packets before XDP sees them: `ethtool -K {name} rx-gro-hw off`"
+        ));
+    }
+    if is_xdp && found.kind == "veth" && in_driver {
+        advice.push(format!(
+            "note: while XDP is on `{name}`, the other end of the veth sends no super-packets; packet:{name} lets them pass"
+        ));
+    }
+    if is_xdp && !in_driver {
+        advice.push(format!(
+            "warning: generic XDP loses the segment size of super-packets: switch GRO off here and TSO and GSO at the sender (`ethtool -K {name} gro off`), or use packet:{name}"
+        ));
+    }
+    advice
+}
+
+fn packet_config(
+    spec: &PortSpec,
+    device: &DeviceName,
+    fanout: Fanout,
+    qdisc_bypass: bool,
+    workers: usize,
+) -> PacketConfig {
+    PacketConfig {
         device: device.as_str().to_owned(),
         queues: workers,
         takes: caps(spec.offload),
@@ -51,8 +158,7 @@ pub(crate) fn open_packet(
         },
         qdisc_bypass,
         mtu: spec.mtu.map(|mtu| mtu.get().into()),
-    })
-    .map_err(|error| packet_error(spec, &error))
+    }
 }
 
 fn packet_error(spec: &PortSpec, error: &PacketError) -> CliError {
