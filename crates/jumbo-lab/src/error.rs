@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::ns::Refused;
+use crate::vm::Missing;
 
 /// What went wrong, as one sentence.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,9 @@ pub enum Error {
     /// The machine does not give us a private network.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// The machine lacks a program or file.
+    #[error(transparent)]
+    Missing(#[from] Missing),
     /// Traffic did not arrive, or not in time.
     #[error("{0}")]
     Stalled(String),

@@ -18,6 +18,7 @@ pub mod packet_socket;
 pub mod tap;
 pub mod test;
 pub mod traffic;
+pub mod vm;
 
 mod error;
 mod sys;

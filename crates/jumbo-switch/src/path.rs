@@ -13,7 +13,7 @@ use jumbo_engine::pending::Caps;
 use jumbo_ports::queue::{Bounds, Burst, Queue, RxEnd, TxFault, data_len};
 use jumbo_ports::wrap::capture::Direction;
 
-use crate::counters::Books;
+use crate::counters::{Books, PortCounters};
 use crate::fdb::{Fdb, Learned, Station};
 use crate::forward::{self, Destination, Stay};
 use crate::topology::{Policy, PortId, Slot, Topology, without};
@@ -130,8 +130,8 @@ impl Plane {
             Destination::Stay(reason) => return self.stay(id, reason),
             Destination::Flood => FLOOD,
             Destination::Port(port) => {
-                let net = self.burst.arena.packet(id).layers().net;
-                let coalesces = |slot: &Slot| slot.coalesces(net);
+                let packet = self.burst.arena.packet(id);
+                let coalesces = |slot: &Slot| slot.policy.coalesces(packet);
                 let coalesces = self.topology.get(port).is_some_and(coalesces);
                 if let (Some(place), true) = (hold, coalesces) {
                     let arena = &mut self.burst.arena;
@@ -310,23 +310,25 @@ impl Plane {
             return;
         };
         let Policy { takes, mtu, .. } = policy;
-        let way = Way {
-            takes,
-            mtu,
-            may_wait,
-        };
-        self.hand_over(id, group, way);
+        self.hand_over(id, group, takes, mtu, may_wait);
         self.send_again(id);
     }
 
-    /// Completes a packet for what `way` says and hands the result to each port of the group.
-    fn hand_over(&mut self, id: PacketId, group: &[PortId], way: Way) {
+    /// Completes a packet for what `takes` says and hands the result to each port of
+    /// the group. A packet for one port may wait there for room, one for many never.
+    fn hand_over(
+        &mut self,
+        id: PacketId,
+        group: &[PortId],
+        takes: Caps,
+        mtu: usize,
+        may_wait: bool,
+    ) {
         let Burst { arena, pool, .. } = &self.burst;
         let packet = arena.packet(id);
-        let plan = plan(packet, way.takes, way.mtu);
+        let plan = plan(packet, takes, mtu);
         let (topology, books, refused) = (&mut self.topology, &mut self.books, &mut self.refused);
         let sent = &mut self.sent;
-        let may_wait = way.may_wait;
         let mut made = 0;
         let result = complete(packet, arena.payload(id), plan, pool, |packet, payload| {
             made += 1;
@@ -373,12 +375,7 @@ impl Plane {
                 continue;
             };
             let Policy { takes, mtu, .. } = slot.policy;
-            let way = Way {
-                takes: without(takes, gso.kind),
-                mtu,
-                may_wait: false,
-            };
-            self.hand_over(id, &[port], way);
+            self.hand_over(id, &[port], without(takes, gso.kind), mtu, false);
         }
     }
 
@@ -413,6 +410,13 @@ impl Plane {
         self.topology.remove(port);
     }
 
+    /// Takes a port out for good and returns what it had counted.
+    pub fn take(&mut self, port: PortId) -> PortCounters {
+        debug_assert_eq!(self.burst.arena.live(), 0, "in the middle of a burst");
+        self.fdb.forget(port);
+        self.topology.take(port)
+    }
+
     /// Exchanges a port's queue. Between bursts nothing refers to what the old one
     /// had lent. `None` if the port is not there.
     pub fn exchange(
@@ -427,16 +431,6 @@ impl Plane {
             .get_mut(port)
             .map(|slot| slot.exchange(queue, takes, mtu))
     }
-}
-
-/// On what terms a packet is handed over.
-#[derive(Copy, Clone, Debug)]
-struct Way {
-    takes: Caps,
-    mtu: usize,
-    /// It goes to one port only, and may wait there for room. A packet for many
-    /// never waits for one of them.
-    may_wait: bool,
 }
 
 /// Writes down what a device said to one packet.

@@ -138,7 +138,8 @@ fn split_indices_wrap() {
         let (mut net, device) = start(options, LoopbackOptions::default());
         for number in 0..70_000_usize {
             let head = header(&net, number);
-            net.send(0, &head, &(number as u64).to_le_bytes()).expect("sent");
+            net.send(0, &head, &(number as u64).to_le_bytes())
+                .expect("sent");
             let got = net.recv(SOON).expect("no fault").expect("a packet");
             assert_eq!(got.packet, (number as u64).to_le_bytes());
         }
@@ -285,7 +286,8 @@ fn another_back_end_goes_on() {
         device.join().expect("it hangs up");
         assert!(net.front().is_closed(SOON).expect("no fault"));
         net.disconnect();
-        net.try_send(0, &[0; 12], &pattern(21, 60)).expect("no fault");
+        net.try_send(0, &[0; 12], &pattern(21, 60))
+            .expect("no fault");
 
         let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
         let device = Loopback::serve(theirs, LoopbackOptions::default());
@@ -330,7 +332,8 @@ fn bursts_count_what_came() {
             ..Options::default()
         };
         let (mut net, device) = start(options, LoopbackOptions::default());
-        net.prepare(0, &[0; 12], &pattern(0, 3000)).expect("prepared");
+        net.prepare(0, &[0; 12], &pattern(0, 3000))
+            .expect("prepared");
         let (mut sent, mut packets, mut bytes) = (0, 0, 0);
         while packets < 5000 {
             sent += net.send_burst(0, 32.min(5000 - sent)).expect("sent");

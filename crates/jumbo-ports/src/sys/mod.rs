@@ -3,3 +3,4 @@
 pub(crate) mod io;
 pub(crate) mod netdev;
 pub(crate) mod region;
+mod sigbus;

@@ -15,11 +15,14 @@ use std::ptr::NonNull;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 
+use super::sigbus::Guard;
+
 /// A mapping of shared memory. Unmapped when dropped.
 #[derive(Debug)]
 pub struct Region {
     base: NonNull<u8>,
     len: usize,
+    guard: Guard,
 }
 
 // SAFETY: the mapping belongs to no thread, and all access is by raw copies that
@@ -47,8 +50,20 @@ impl Region {
                 offset,
             )
         }?;
+        let guard = Guard::new(base as usize, len).inspect_err(|_| {
+            // SAFETY: just mapped, and nobody knows of it.
+            let _ = unsafe { rustix::mm::munmap(base, len) };
+        })?;
         let base = NonNull::new(base.cast()).ok_or(Errno::INVAL)?;
-        Ok(Self { base, len })
+        Ok(Self { base, len, guard })
+    }
+
+    /// Whether its file was truncated under it and somebody touched what is gone:
+    /// all of it reads as zeros since, and what is written reaches nobody.
+    #[inline]
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.guard.is_dead()
     }
 
     /// How many bytes it has.
@@ -92,6 +107,7 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
+        self.guard.end();
         // SAFETY: mapped by `map`, and pieces borrow the region, so none is left.
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast::<c_void>(), self.len) };
     }
@@ -225,6 +241,27 @@ mod tests {
                 "{at}+{len}"
             );
         }
+    }
+
+    #[test]
+    fn truncated_memory_reads_as_zeros_and_is_dead() {
+        let file = memfd_create("region", MemfdFlags::CLOEXEC).expect("memfd");
+        ftruncate(&file, 8192).expect("room");
+        let gone = Region::map(file.as_fd(), 0, 8192).expect("mapped");
+        let other = region(4096);
+        gone.write(0, b"here").expect("inside");
+        other.write(0, b"stays").expect("inside");
+        ftruncate(&file, 0).expect("truncated");
+        assert!(!gone.is_dead(), "nobody has touched it yet");
+        let mut bytes = [1; 4];
+        gone.piece(4096, 4).expect("inside").copy_to(&mut bytes);
+        assert_eq!(bytes, [0; 4]);
+        assert!(gone.is_dead());
+        gone.write(0, b"lost").expect("no fault any more");
+        let mut bytes = [0; 5];
+        other.piece(0, 5).expect("inside").copy_to(&mut bytes);
+        assert_eq!(&bytes, b"stays");
+        assert!(!other.is_dead());
     }
 
     #[test]

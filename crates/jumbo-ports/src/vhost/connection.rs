@@ -112,7 +112,7 @@ impl Connection {
                 fds.extend(files);
             }
         }
-        // Cut short: the kernel has closed those without room.
+        // Cut short: the kernel has closed those without room in the buffer, or in this process.
         if fds.len() > FDS_MAX || received.flags.contains(ReturnFlags::CTRUNC) {
             return Err(VhostError::TooManyFds.into());
         }

@@ -43,8 +43,8 @@ pub enum VhostError {
         /// Files that belong to it.
         expected: usize,
     },
-    /// more files with one message than any has
-    #[error("more files with one message than any has")]
+    /// more files with one message than any has, or than this process may open
+    #[error("more files with one message than any has, or than this process may open")]
     TooManyFds,
     /// the connection ended within a message
     #[error("the connection ended within a message")]

@@ -88,6 +88,12 @@ impl GuestMemory {
         &self.regions
     }
 
+    /// Whether memory was truncated under us.
+    #[inline]
+    pub(super) fn is_dead(&self) -> bool {
+        self.regions.iter().any(|region| region.is_dead())
+    }
+
     /// Finds a guest address, looking in region `hint` first and leaving there
     /// where it was found.
     #[inline]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jumbo_engine::arena::{HEAD_WANTED, Pieces};
 use jumbo_engine::packet::{Frag, HEADER_ROOM, Link, Packet};
+use jumbo_engine::steer::{HashInput, HashTypes, Toeplitz, Transform};
 use jumbo_engine::vnet::{Form, HeaderFault, Trust, VnetHeader};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -40,6 +41,8 @@ pub(super) struct Terms {
     pub(super) mergeable: bool,
     /// The guest takes checksums as verified or partial (VIRTIO_NET_F_GUEST_CSUM).
     pub(super) guest_csum: bool,
+    /// The guest wants each packet's hash (VIRTIO_NET_F_HASH_REPORT).
+    pub(super) hash: Option<Arc<Toeplitz>>,
     pub(super) health: Health,
 }
 
@@ -60,6 +63,15 @@ impl Ring {
         if self.vring.publish()
             && let Some(call) = &self.call
         {
+            signal(call);
+        }
+    }
+
+    /// Wakes both sides once: whoever served the ring before may have ended between
+    /// the work and the call, or with a kick in its hands.
+    fn rouse(&self) {
+        signal(&self.kick);
+        if let Some(call) = &self.call {
             signal(call);
         }
     }
@@ -93,6 +105,7 @@ pub(super) struct FromGuest {
 
 impl FromGuest {
     pub(super) fn new(ring: Ring) -> Self {
+        ring.rouse();
         Self {
             ring,
             taken: Vec::with_capacity(512),
@@ -139,6 +152,7 @@ pub(super) struct ToGuest {
 
 impl ToGuest {
     pub(super) fn new(mut ring: Ring) -> Self {
+        ring.rouse();
         // Whether it has buffers is seen when one is needed.
         ring.vring.silence();
         Self {
@@ -165,6 +179,9 @@ impl ToGuest {
         vnet.num_buffers = self.chains.len() as u16;
         if !terms.guest_csum {
             vnet.flags = 0;
+        }
+        if let Some(toeplitz) = &terms.hash {
+            report_hash(&mut vnet, packet, toeplitz);
         }
         vnet.encode(terms.form, &mut head);
         let head = &head[..form_len + header_len];
@@ -454,6 +471,16 @@ fn admit(
     burst.admit_lent(Link::Ethernet, head, frags, vnet, stats);
 }
 
+/// Writes the packet's hash into its header. With which key and for which types is
+/// the guest's to say, on a control queue that stays with its monitor: so it is the
+/// default key of Microsoft's drivers and the usual types.
+fn report_hash(vnet: &mut VnetHeader, packet: &Packet, toeplitz: &Toeplitz) {
+    if let Some(input) = HashInput::of(packet, HashTypes::USUAL, Transform::None) {
+        vnet.hash_value = toeplitz.hash(input.as_bytes());
+        vnet.hash_report = input.report().number();
+    }
+}
+
 fn epoll_of(rings: &[FromGuest]) -> Result<OwnedFd, Errno> {
     let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     for from in rings {
@@ -474,6 +501,12 @@ fn epoll_of(rings: &[FromGuest]) -> Result<OwnedFd, Errno> {
 
 impl Queue for VhostQueue {
     fn rx(&mut self, burst: &mut Burst, stats: &mut RxStats) -> RxEnd {
+        if self.terms.memory.is_dead()
+            && let Some(from) = self.from.first()
+        {
+            from.ring
+                .broken(&self.terms.health, RingFault::MemoryTruncated);
+        }
         if self.terms.health.get().is_some() {
             return RxEnd::Stopped;
         }
@@ -516,6 +549,11 @@ impl Queue for VhostQueue {
     }
 
     fn publish(&mut self) {
+        if self.terms.memory.is_dead() {
+            let gone = RingFault::MemoryTruncated.to_string();
+            // The first reason stays.
+            let _ = self.terms.health.set(gone);
+        }
         while self.sent != 0 {
             let index = self.sent.trailing_zeros() as usize;
             self.sent &= self.sent - 1;

@@ -446,6 +446,16 @@ impl VirtioNet {
         self.front = None;
     }
 
+    /// Ends the driver and keeps the connection, for another driver to begin anew on it.
+    ///
+    /// # Panics
+    ///
+    /// When disconnected.
+    #[must_use]
+    pub fn into_front(self) -> FrontEnd {
+        self.front.expect("connected")
+    }
+
     /// Goes on with another back end (or the same one, restarted) as QEMU does: a split ring at `used.idx`, a packed
     /// ring at the first descriptor that is not used, or as the in-flight area says.
     pub fn reconnect(&mut self, mut front: FrontEnd) -> Result<()> {

@@ -397,7 +397,7 @@ pub(super) const DESCRIPTOR_LEN: usize = 16;
 
 impl Tables {
     pub(super) fn new(memory: &mut GuestMemory, options: &QueueOptions) -> Self {
-        let each = usize::from(options.indirect_max) * DESCRIPTOR_LEN;
+        let each = usize::from(options.indirect_max.min(options.size)) * DESCRIPTOR_LEN;
         let len = match options.indirect {
             Indirect::Never => 0,
             _ => each * usize::from(options.size),
@@ -407,7 +407,8 @@ impl Tables {
             when: options.indirect,
             base,
             window: (len > 0).then(|| memory.window(base, len).expect("just taken")),
-            max: options.indirect_max,
+            // No chain is longer than the ring, in a table or not (section 2.7.5.3.1).
+            max: options.indirect_max.min(options.size),
         }
     }
 

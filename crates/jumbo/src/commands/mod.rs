@@ -1,13 +1,17 @@
 //! One file per command.
 
+mod add_port;
 mod capture;
 mod check;
 mod completions;
 mod demo;
 mod explain;
+mod fdb;
 mod man;
+mod path;
 mod ports;
 mod record;
+mod remove_port;
 mod replay;
 mod run;
 mod status;
@@ -24,6 +28,10 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Outcome, CliError> {
         Command::Status(args) => status::run(&args, format),
         Command::Ports(args) => ports::run(&args, format),
         Command::Capture(args) => capture::run(&args),
+        Command::Path(args) => path::run(&args, format),
+        Command::Fdb(args) => fdb::run(&args, format),
+        Command::AddPort(args) => add_port::run(&args, format),
+        Command::RemovePort(args) => remove_port::run(&args, format),
         Command::Replay(args) => replay::run(args, format),
         Command::Check(args) => check::run(&args, format),
         Command::Explain(args) => explain::run(&args, format),

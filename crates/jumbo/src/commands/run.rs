@@ -182,14 +182,19 @@ fn handler(about: About, switch: Arc<dyn Switch>) -> impl Fn(Request) -> Answer 
 fn answer(request: Request, about: &About, switch: &dyn Switch) -> Response {
     match request {
         Request::Capture { .. } => Response::error(&CliError::internal("a capture is no answer")),
-        Request::Status => match switch.snapshot() {
-            Ok(snapshot) => Response::data(&about.status(snapshot)),
-            Err(error) => Response::error(&error),
-        },
-        Request::Ports => match switch.snapshot() {
-            Ok(Snapshot { ports, .. }) => Response::data(&Ports { ports }),
-            Err(error) => Response::error(&error),
-        },
+        Request::Status => Response::of(switch.snapshot().map(|now| about.status(now))),
+        Request::Ports => Response::of(
+            switch
+                .snapshot()
+                .map(|Snapshot { ports, .. }| Ports { ports }),
+        ),
+        Request::Path { from, to } => Response::of(switch.path(&from, &to)),
+        Request::Fdb => Response::of(switch.fdb()),
+        Request::AddPort { spec } => {
+            let added = config::parse_port(&spec).and_then(|spec| switch.add_port(spec));
+            Response::of(added.map_err(|error| error.at(&spec)))
+        }
+        Request::RemovePort { name } => Response::of(switch.remove_port(&name)),
     }
 }
 

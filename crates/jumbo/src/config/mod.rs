@@ -18,7 +18,7 @@ use self::port::PortKeys;
 use self::values::{FdbAge, Workers};
 use crate::args::RunArgs;
 use crate::error::CliError;
-use crate::switch_api::{PortKind, PortSpec, RunConfig};
+use crate::switch_api::{PortSpec, RunConfig};
 
 /// Most ports of a switch: a flood is copied to each of them.
 const PORTS_MAX: usize = jumbo_switch::topology::PORTS_MAX;
@@ -102,6 +102,65 @@ fn line_of(text: &str, byte: usize) -> usize {
     1 + text.bytes().take(byte).filter(|&b| b == b'\n').count()
 }
 
+/// Reads one port as `--port` has it.
+///
+/// # Errors
+/// Exit code 2 for anything that cannot be meant.
+pub(crate) fn parse_port(spec: &str) -> Result<PortSpec, CliError> {
+    PortKeys::from_spec(spec)?.resolve()
+}
+
+/// The same port, with the path of its socket as another process can find it.
+///
+/// # Errors
+/// Exit code 3 when this directory is gone.
+pub(crate) fn absolute(spec: &str) -> Result<String, CliError> {
+    let Some(rest) = spec.strip_prefix("vhost-user:") else {
+        return Ok(spec.to_owned());
+    };
+    let (path, keys) = rest.split_at(rest.find(',').unwrap_or(rest.len()));
+    if path.is_empty() {
+        return Ok(spec.to_owned());
+    }
+    let path = std::path::absolute(path).map_err(|error| {
+        CliError::machine(format!("cannot tell where this directory is: {error}")).at(spec)
+    })?;
+    Ok(format!("vhost-user:{}{keys}", path.display()))
+}
+
+/// Whether a port can join those that are there: no name or device is used twice.
+///
+/// # Errors
+/// Exit code 2.
+pub(crate) fn check_joins<'a>(
+    new: &PortSpec,
+    there: impl Iterator<Item = &'a PortSpec>,
+) -> Result<(), CliError> {
+    for port in there {
+        if new.kind.is_raw_ip() != port.kind.is_raw_ip() {
+            return Err(CliError::usage(RAW_AND_ETHERNET).way_out("run a second switch for it"));
+        }
+        let name = port.name.as_str();
+        if new.name == port.name {
+            return Err(
+                CliError::usage(format!("port name `{name}` is in use already")).way_out(format!(
+                    "choose another name=, or `jumbo remove-port {name}`"
+                )),
+            );
+        }
+        if new.kind.device() == port.kind.device() {
+            let device = new.kind.device();
+            return Err(CliError::usage(format!(
+                "port device `{device}` is in use already, by port `{name}`"
+            ))
+            .way_out(format!(
+                "a device can be one port only: `jumbo remove-port {name}` first"
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn parse_spec(spec: &str) -> Result<Placed, CliError> {
     let place = format!("--port {spec}");
     let keys = PortKeys::from_spec(spec).map_err(|error| error.at(&place))?;
@@ -144,9 +203,12 @@ fn check_together(ports: Vec<Placed>) -> Result<Vec<PortSpec>, CliError> {
     Ok(ports.into_iter().map(|port| port.spec).collect())
 }
 
+const RAW_AND_ETHERNET: &str =
+    "a tun port carries raw IP and cannot be joined with ports of Ethernet";
+
 /// Raw IP has no addresses to forward by: two such ports are a pair, and nothing else is with them.
 fn raw_ip_apart(ports: &[Placed]) -> Result<(), CliError> {
-    let raw = |port: &&Placed| matches!(port.spec.kind, PortKind::Tun { .. });
+    let raw = |port: &&Placed| port.spec.kind.is_raw_ip();
     let count = ports.iter().filter(raw).count();
     let Some(first) = ports.iter().find(raw) else {
         return Ok(());
@@ -156,7 +218,7 @@ fn raw_ip_apart(ports: &[Placed]) -> Result<(), CliError> {
     }
     let text = match count == ports.len() {
         true => "a switch has two tun ports and no more: what comes in by one leaves by the other",
-        false => "a tun port carries raw IP and cannot be joined with ports of Ethernet",
+        false => RAW_AND_ETHERNET,
     };
     Err(CliError::usage(text)
         .at(&first.place)

@@ -41,6 +41,8 @@ pub(super) struct PortKeys {
     queues: Option<Queues>,
     /// Of `vhost-user`: whether packed rings are offered.
     packed: Option<OnOff>,
+    /// Of `vhost-user`: whether a guest may have each packet's hash.
+    hash_report: Option<OnOff>,
     name: Option<PortName>,
     mtu: Option<Mtu>,
     coalesce: Option<Coalesce>,
@@ -149,6 +151,7 @@ impl PortKeys {
             client: self.client.is_some_and(|on| on.0),
             queues: self.queues.unwrap_or_default(),
             packed: self.packed.is_none_or(|on| on.0),
+            hash_report: self.hash_report.is_some_and(|on| on.0),
         }
     }
 
@@ -157,6 +160,7 @@ impl PortKeys {
             ("client", self.client.is_some(), "vhost-user"),
             ("queues", self.queues.is_some(), "vhost-user"),
             ("packed", self.packed.is_some(), "vhost-user"),
+            ("hash_report", self.hash_report.is_some(), "vhost-user"),
             ("fanout", self.fanout.is_some(), "packet"),
             ("qdisc_bypass", self.qdisc_bypass.is_some(), "packet"),
             ("mode", self.mode.is_some(), "xdp"),

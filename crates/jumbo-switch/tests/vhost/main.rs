@@ -1,0 +1,10 @@
+//! The whole switch with guests on vhost-user ports: real sockets, real shared memory, and drivers of our own in this
+//! process instead of virtual machines. Needs no privileges.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod life;
+mod offload;
+mod rig;
+mod rings;
