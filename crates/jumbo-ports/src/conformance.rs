@@ -43,7 +43,10 @@ impl Sample {
         match link {
             Link::Ethernet => self.bytes.get(6..12) == other.bytes.get(6..12),
             // A kernel by itself speaks IPv6 only, from a link-local address or none.
-            Link::RawIp => !matches!(self.bytes[..], [0x60..=0x6f, _, _, _, _, _, _, _, 0 | 0xfe, ..]),
+            Link::RawIp => !matches!(
+                self.bytes[..],
+                [0x60..=0x6f, _, _, _, _, _, _, _, 0 | 0xfe, ..]
+            ),
         }
     }
 }

@@ -94,7 +94,9 @@ impl Plane {
             self.received.push(from);
         }
         if !slot.probes.is_empty() {
-            let Burst { arena, pool, batch, .. } = &self.burst;
+            let Burst {
+                arena, pool, batch, ..
+            } = &self.burst;
             for id in batch {
                 slot.capture(Direction::Rx, arena.packet(*id), arena.payload(*id), pool);
             }

@@ -463,10 +463,19 @@ fn super_packets_of_the_kernels_gro_pass_whole() -> Outcome {
         amount: BulkAmount::BytesPerFlow(20_000_000),
         ..BulkSpec::default()
     };
-    assert_eq!(bulk(&net.hosts[0], &net.hosts[1], &spec)?.intact, Some(true));
+    assert_eq!(
+        bulk(&net.hosts[0], &net.hosts[1], &spec)?.intact,
+        Some(true)
+    );
     let state = rest(&net.switch, &[]);
-    let (rx, tx) = (state.ports[0].counters.rx.traffic, state.ports[1].counters.tx);
-    assert!(rx.data_segments > rx.data_packets, "the kernel merged: {rx:?}");
+    let (rx, tx) = (
+        state.ports[0].counters.rx.traffic,
+        state.ports[1].counters.tx,
+    );
+    assert!(
+        rx.data_segments > rx.data_packets,
+        "the kernel merged: {rx:?}"
+    );
     assert!(tx.data_packets <= rx.data_packets, "{rx:?} {tx:?}");
     Ok(())
 }
@@ -575,7 +584,10 @@ fn interface_that_vanishes_costs_only_its_own_traffic() -> Outcome {
             Ok::<(), TestError>(())
         })?;
         transfer(a, c, Family::V4, 2, 1_000_000)?;
-        let state = rest(&net.switch, &["gone", "link_down", "queue_full", "ring_full"]);
+        let state = rest(
+            &net.switch,
+            &["gone", "link_down", "queue_full", "ring_full"],
+        );
         let up: Vec<bool> = state.ports.iter().map(|port| port.up).collect();
         assert_eq!(up, [true, false, true]);
     }
@@ -623,7 +635,12 @@ fn bogus_packets_have_a_reason_each() -> Outcome {
 }
 
 fn faults_on_purpose_are_survived_by_tcp() -> Outcome {
-    for spec in ["drop:1%,seed:1", "reorder:5%,seed:2", "corrupt:0.5%,seed:3", "delay:2ms"] {
+    for spec in [
+        "drop:1%,seed:1",
+        "reorder:5%,seed:2",
+        "corrupt:0.5%,seed:3",
+        "delay:2ms",
+    ] {
         let faults = spec.parse().map_err(TestError::Failed)?;
         let mut net = Net::empty(1)?;
         net.join(USUAL, |port| port)?;
@@ -632,8 +649,15 @@ fn faults_on_purpose_are_survived_by_tcp() -> Outcome {
         net.transfer(1_000_000)
             .map_err(|e| TestError::Failed(format!("{spec}: {e:?}")))?;
         let state = rest(&net.switch, &["injected"]);
-        let injected = drops(&state).iter().any(|(name, _)| name.ends_with("injected"));
-        assert_eq!(injected, spec.starts_with("drop"), "{spec} {:?}", drops(&state));
+        let injected = drops(&state)
+            .iter()
+            .any(|(name, _)| name.ends_with("injected"));
+        assert_eq!(
+            injected,
+            spec.starts_with("drop"),
+            "{spec} {:?}",
+            drops(&state)
+        );
     }
     Ok(())
 }

@@ -5,8 +5,8 @@ mod path;
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
-use std::thread::JoinHandle;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use jumbo_engine::pending::Caps;
 use jumbo_engine::reason::{Counts, Reason};
@@ -22,12 +22,12 @@ use crate::config;
 use crate::config::values::{Coalesce, Mtu};
 use crate::control::socket;
 use crate::error::CliError;
-use crate::{output, wire};
-use jumbo_ports::wrap::capture::Recorder;
 use crate::switch_api::{
     Books, Capability, Fdb, FdbEntry, Offload, PathReport, PortKind, PortSpec, PortState,
     PortStatus, ReasonCount, Removed, RunConfig, Snapshot, StopCause, Switch, Traffic,
 };
+use crate::{output, wire};
+use jumbo_ports::wrap::capture::Recorder;
 
 /// Worker threads where nothing is said: one is right until it is busy.
 pub(crate) const WORKERS_DEFAULT: usize = 1;
@@ -164,9 +164,7 @@ fn open_device(spec: &PortSpec, workers: usize) -> Result<queue::Port, CliError>
             fanout,
             qdisc_bypass,
         } => wire::open_packet(spec, device, *fanout, *qdisc_bypass, workers),
-        PortKind::Xdp { device, mode, pass } => {
-            wire::open_xdp(spec, device, *mode, pass, workers)
-        }
+        PortKind::Xdp { device, mode, pass } => wire::open_xdp(spec, device, *mode, pass, workers),
         PortKind::Auto { device } => wire::open_auto(spec, device, workers),
         PortKind::VhostUser {
             path,
@@ -227,7 +225,9 @@ pub(crate) fn caps(offload: Offload) -> Caps {
 
 fn refused(error: SwitchError) -> CliError {
     match error {
-        SwitchError::TooManyPorts | SwitchError::MixedLinks | SwitchError::TooManyRaw => CliError::usage(error.to_string()),
+        SwitchError::TooManyPorts | SwitchError::MixedLinks | SwitchError::TooManyRaw => {
+            CliError::usage(error.to_string())
+        }
         SwitchError::WorkerGone => CliError::internal(error.to_string()),
         _ => CliError::machine(error.to_string()),
     }

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use jumbo_ports::wrap::capture::Recorder;
 use serde::{Deserialize, Serialize};
 
-use crate::config::values::{CaptureFile, Coalesce, DeviceName, Fanout, FaultSpec, FdbAge, Mtu, PortName, Queues, SocketPath, Workers, XdpMode, XdpPass};
+use crate::config::values::{
+    CaptureFile, Coalesce, DeviceName, Fanout, FaultSpec, FdbAge, Mtu, PortName, Queues,
+    SocketPath, Workers, XdpMode, XdpPass,
+};
 use crate::error::CliError;
 
 /// A validated configuration: names and devices are unique, there is at least one port.

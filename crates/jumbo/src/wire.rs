@@ -116,7 +116,8 @@ fn settings_against(found: &Device, port: &Port) -> Vec<String> {
         features.is_ok_and(|features| features.active(feature))
     };
     let is_xdp = port.info.kind == "xdp";
-    let in_driver = (port.info.capabilities.iter()).any(|row| row.name == "xdp_native" && row.in_use);
+    let in_driver =
+        (port.info.capabilities.iter()).any(|row| row.name == "xdp_native" && row.in_use);
     let mut advice = Vec::new();
     if on("rx-lro") {
         advice.push(format!(
@@ -175,7 +176,10 @@ pub(crate) fn wrapped(spec: &PortSpec, port: Port) -> Result<Port, CliError> {
         return Ok(port);
     };
     let name = spec.name.as_str();
-    output::talk(format_args!("port `{name}`: faults on purpose: {}", faults.0));
+    output::talk(format_args!(
+        "port `{name}`: faults on purpose: {}",
+        faults.0
+    ));
     fault::wrap(port, faults.0)
         .map_err(|errno| CliError::machine(format!("port `{name}`: making a timer: {errno}")))
 }
@@ -186,9 +190,8 @@ pub(crate) fn capture_file(spec: &PortSpec) -> Result<Option<File>, CliError> {
         return Ok(None);
     };
     let path = path.as_path();
-    let refused = |error| {
-        CliError::machine(format!("cannot write the capture: {error}")).at(path.display())
-    };
+    let refused =
+        |error| CliError::machine(format!("cannot write the capture: {error}")).at(path.display());
     File::create(path).map(Some).map_err(refused)
 }
 
@@ -205,11 +208,12 @@ pub(crate) fn write_capture(
             recorded.packets, recorded.dropped
         )),
         Ok(_) => {}
-        Err(error) => output::talk(format_args!("port `{name}`: the capture has ended: {error}")),
+        Err(error) => output::talk(format_args!(
+            "port `{name}`: the capture has ended: {error}"
+        )),
     };
     std::thread::Builder::new()
         .name("capture".into())
         .spawn(write)
         .map_err(|error| CliError::machine(format!("cannot start a thread: {error}")))
 }
-

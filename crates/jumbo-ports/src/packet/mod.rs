@@ -95,7 +95,9 @@ pub enum PacketError {
         device: String,
     },
     /// It carries something else.
-    #[error("interface `{device}` does not carry Ethernet: join it as `tun:{device}` if it is a TUN")]
+    #[error(
+        "interface `{device}` does not carry Ethernet: join it as `tun:{device}` if it is a TUN"
+    )]
     NotEthernet {
         /// The interface.
         device: String,

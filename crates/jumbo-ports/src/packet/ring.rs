@@ -118,9 +118,7 @@ impl Ring {
         let start = (self.next * self.slot_len) as u64;
         let mut header = [0; HEADER_LEN];
         let region = self.regions.first()?;
-        region
-            .piece(start, HEADER_LEN as u32)?
-            .copy_to(&mut header);
+        region.piece(start, HEADER_LEN as u32)?.copy_to(&mut header);
         let short = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
         let long = |at: usize| {
             let [a, b, c, d] = [0, 1, 2, 3].map(|byte| header[at + byte]);

@@ -32,7 +32,8 @@ impl Watch {
     /// Prepares to watch interface `index` of the calling thread's network namespace.
     pub(crate) fn new(index: u32, info: PortInfo) -> Result<Self, Errno> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let events = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+        let events =
+            rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
         rustix::net::bind(&events, &SocketAddrNetlink::new(0, LINK_GROUP))?;
         Ok(Self {
             index,

@@ -100,7 +100,9 @@ pub enum TapError {
         device: String,
     },
     /// It exists and is something else.
-    #[error("device `{device}` exists and is no {wanted} but another kind of interface: choose another name")]
+    #[error(
+        "device `{device}` exists and is no {wanted} but another kind of interface: choose another name"
+    )]
     OtherKind {
         /// The device.
         device: String,
@@ -290,7 +292,11 @@ fn attach(config: &TapConfig, flags: libc::c_int) -> Result<OwnedFd, TapError> {
         Err(Errno::BUSY) => Err(TapError::Busy { device }),
         Err(Errno::NAMETOOLONG) => Err(TapError::BadName { device }),
         Err(Errno::INVAL) => {
-            let wanted = if flags & libc::IFF_TUN != 0 { "TUN" } else { "TAP" };
+            let wanted = if flags & libc::IFF_TUN != 0 {
+                "TUN"
+            } else {
+                "TAP"
+            };
             Err(TapError::OtherKind { device, wanted })
         }
         Err(source) => Err(TapError::Kernel {

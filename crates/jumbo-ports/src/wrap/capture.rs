@@ -138,7 +138,13 @@ impl Probe {
     }
 
     /// Writes one packet down.
-    pub fn note(&mut self, direction: Direction, packet: &Packet, payload: Pieces<'_>, pool: &Pool) {
+    pub fn note(
+        &mut self,
+        direction: Direction,
+        packet: &Packet,
+        payload: Pieces<'_>,
+        pool: &Pool,
+    ) {
         let header_len = packet.write_header(&mut self.header).unwrap_or(0);
         let len = header_len + payload.len_bytes();
         self.comment.clear();
@@ -150,7 +156,13 @@ impl Probe {
         }
         let start = begin(&mut state.bytes, PACKET);
         let now_ns = since_epoch_ns();
-        for word in [0, (now_ns >> 32) as u32, now_ns as u32, len as u32, len as u32] {
+        for word in [
+            0,
+            (now_ns >> 32) as u32,
+            now_ns as u32,
+            len as u32,
+            len as u32,
+        ] {
             state.bytes.extend(word.to_ne_bytes());
         }
         state.bytes.extend(&self.header[..header_len]);
@@ -160,7 +172,11 @@ impl Probe {
             return;
         }
         pad(&mut state.bytes);
-        option(&mut state.bytes, OPTION_EPB_FLAGS, &(direction as u32).to_ne_bytes());
+        option(
+            &mut state.bytes,
+            OPTION_EPB_FLAGS,
+            &(direction as u32).to_ne_bytes(),
+        );
         if !self.comment.is_empty() {
             option(&mut state.bytes, OPTION_COMMENT, self.comment.as_bytes());
         }
@@ -190,7 +206,11 @@ fn describe(packet: &Packet, out: &mut String) {
         };
         let segments = packet.payload_len().div_ceil(u32::from(gso.size));
         let comma = if out.is_empty() { "" } else { "; " };
-        let _ = write!(out, "{comma}super-packet {kind}: {segments} segments of {}", gso.size);
+        let _ = write!(
+            out,
+            "{comma}super-packet {kind}: {segments} segments of {}",
+            gso.size
+        );
     }
 }
 

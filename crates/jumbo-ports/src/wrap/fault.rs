@@ -110,7 +110,12 @@ fn chance(text: &str) -> Result<u32, String> {
 }
 
 fn delay(text: &str) -> Result<u64, String> {
-    let units = [("ns", 1), ("us", 1_000), ("ms", 1_000_000), ("s", 1_000_000_000)];
+    let units = [
+        ("ns", 1),
+        ("us", 1_000),
+        ("ms", 1_000_000),
+        ("s", 1_000_000_000),
+    ];
     let parse = |(unit, ns): &(&str, u64)| {
         let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
         number.checked_mul(*ns)
@@ -169,7 +174,8 @@ struct FaultyControl {
 impl Control for FaultyControl {
     fn start(self: Box<Self>, workers: Box<dyn Workers>) -> Result<Box<dyn Send>, String> {
         let faults = self.faults;
-        self.inner.start(Box::new(FaultyWorkers { workers, faults }))
+        self.inner
+            .start(Box::new(FaultyWorkers { workers, faults }))
     }
 }
 
@@ -189,7 +195,9 @@ impl Workers for FaultyWorkers {
                 Err(queue) => wrapped.push(queue),
             }
         }
-        let old = self.workers.exchange(wrapped, with_faults(info, self.faults));
+        let old = self
+            .workers
+            .exchange(wrapped, with_faults(info, self.faults));
         old.into_iter().map(unwrapped).collect()
     }
 
@@ -321,7 +329,8 @@ impl Faulty {
         let vnet = Some((&held.vnet, Trust::Kernel));
         let mut stats = RxStats::default();
         let link = self.inner.link();
-        self.burst.admit(link, 0, held.bytes.len(), vnet, &mut stats);
+        self.burst
+            .admit(link, 0, held.bytes.len(), vnet, &mut stats);
         // A damaged one may no longer be a packet: a wire would carry it all the same.
         let id = self.burst.batch.pop().ok_or(TxFault::Injected)?;
         let Burst { arena, pool, .. } = &self.burst;
@@ -335,7 +344,10 @@ impl Faulty {
     fn send_due(&mut self) {
         let now_ns = now_ns();
         let mut sent = false;
-        if self.swapped.as_ref().is_some_and(|held| held.due_ns + SWAP_WAIT_NS <= now_ns)
+        if self
+            .swapped
+            .as_ref()
+            .is_some_and(|held| held.due_ns + SWAP_WAIT_NS <= now_ns)
             && let Some(held) = self.swapped.take()
         {
             sent |= self.queue(held).is_ok();
@@ -482,7 +494,17 @@ mod tests {
         };
         assert_eq!(faults, expected);
         assert_eq!(faults.to_string().parse(), Ok(expected));
-        for wrong in ["", "drop", "drop:1", "drop:101%", "drop:-1%", "delay:1", "delay:11s", "luck:1%", "seed:x"] {
+        for wrong in [
+            "",
+            "drop",
+            "drop:1",
+            "drop:101%",
+            "drop:-1%",
+            "delay:1",
+            "delay:11s",
+            "luck:1%",
+            "seed:x",
+        ] {
             assert!(wrong.parse::<Faults>().is_err(), "{wrong}");
         }
     }

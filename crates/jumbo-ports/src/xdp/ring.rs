@@ -59,7 +59,11 @@ impl<T: Entry> Ring<T> {
     ) -> Result<Self, Errno> {
         let len = offsets.desc as usize + entries as usize * size_of::<T>();
         let region = Region::map(fd, place, len)?;
-        for at in [offsets.producer, offsets.consumer, offsets.flags.unwrap_or(0)] {
+        for at in [
+            offsets.producer,
+            offsets.consumer,
+            offsets.flags.unwrap_or(0),
+        ] {
             if at % 4 != 0 || region.ptr(at, 4).is_none() {
                 return Err(Errno::PROTO);
             }

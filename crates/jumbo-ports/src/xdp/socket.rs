@@ -100,7 +100,9 @@ impl XdpSocket {
             down: false,
             full: 0,
         };
-        (0..RX_CHUNKS).map(chunk).for_each(|at| socket.fill.push(at));
+        (0..RX_CHUNKS)
+            .map(chunk)
+            .for_each(|at| socket.fill.push(at));
         socket.fill.publish();
         socket.sharing = bind(socket.fd.as_fd(), index, queue)?;
         Ok(socket)
@@ -163,10 +165,15 @@ impl XdpSocket {
         }
         for index in 0..count {
             let desc = self.rx.peek(index)?;
-            self.lent.push(desc.addr / CHUNK_LEN as u64 * CHUNK_LEN as u64);
+            self.lent
+                .push(desc.addr / CHUNK_LEN as u64 * CHUNK_LEN as u64);
         }
         self.rx.take(count);
-        let body = if cut { Err(RxLoss::Truncated) } else { Ok(body) };
+        let body = if cut {
+            Err(RxLoss::Truncated)
+        } else {
+            Ok(body)
+        };
         Some((body, len))
     }
 

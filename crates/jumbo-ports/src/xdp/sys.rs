@@ -55,11 +55,7 @@ pub(super) fn socket_map(queues: u32) -> Result<OwnedFd, Errno> {
 }
 
 /// Enters a socket.
-pub(super) fn enter(
-    map: BorrowedFd<'_>,
-    queue: u32,
-    socket: BorrowedFd<'_>,
-) -> Result<(), Errno> {
+pub(super) fn enter(map: BorrowedFd<'_>, queue: u32, socket: BorrowedFd<'_>) -> Result<(), Errno> {
     let value = socket.as_raw_fd() as u32;
     let mut attributes = Attributes::default();
     // map_fd, key, value, flags.

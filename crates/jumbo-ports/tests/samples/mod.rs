@@ -52,4 +52,3 @@ pub(crate) fn samples() -> Vec<Sample> {
         pending(&udp(ip6()), vnet_gso::UDP_L4, 1400),
     ]
 }
-

@@ -15,7 +15,10 @@ use crate::support::{AllQueues, FarEnd, Outcome, Taker, Wire, send, with_header}
 pub(crate) fn tests() -> Vec<LabTest> {
     vec![
         LabTest::new("packet_keeps_the_contract", keeps_the_contract),
-        LabTest::new("packet_of_several_sockets_keeps_the_contract", of_several_sockets),
+        LabTest::new(
+            "packet_of_several_sockets_keeps_the_contract",
+            of_several_sockets,
+        ),
         LabTest::new("packet_past_the_qdisc_keeps_the_contract", past_the_qdisc),
         LabTest::new("packet_carries_tags_both_ways", carries_tags),
         LabTest::new("packet_counts_what_the_ring_lost", counts_ring_losses),
@@ -61,7 +64,10 @@ fn keeps_the_contract() -> Outcome {
 
 fn of_several_sockets() -> Outcome {
     for fanout in [Fanout::Hash, Fanout::Queue] {
-        let config = PacketConfig { fanout, ..config(3) };
+        let config = PacketConfig {
+            fanout,
+            ..config(3)
+        };
         // Each sample is a flow: order is kept only within one.
         for sample in samples().into_iter().skip(5).step_by(2) {
             check(&mut || subject(&config), &[sample]);
@@ -86,7 +92,11 @@ fn carries_tags() -> Outcome {
     let mut taker = Taker::new();
     let packets = [
         base().vlan(0x8100, 0x6007).payload_len(600).build(),
-        base().vlan(0x88a8, 9).vlan(0x8100, 7).payload_len(600).build(),
+        base()
+            .vlan(0x88a8, 9)
+            .vlan(0x8100, 7)
+            .payload_len(600)
+            .build(),
         base().vlan(0x8100, 7).payload_len(1460).build(),
     ];
     for packet in &packets {
@@ -145,7 +155,10 @@ fn does_not_hear_itself() -> Outcome {
     let far = wire.socket()?;
     let mut taker = Taker::new();
     for queue in &mut port.queues {
-        assert_eq!(send(&mut **queue, &VnetHeader::default(), &base().build()), Ok(()));
+        assert_eq!(
+            send(&mut **queue, &VnetHeader::default(), &base().build()),
+            Ok(())
+        );
     }
     assert!(far.recv(std::time::Duration::from_secs(1))?.is_some());
     let ours = |bytes: &Vec<u8>| bytes[6..12] == base().build()[6..12];
@@ -185,17 +198,25 @@ fn undoes_promiscuous() -> Outcome {
     let wire = Wire::new()?;
     let read = |name: &str| -> Result<u32, TestError> {
         let path = format!("/sys/class/net/{name}/flags");
-        let text = wire.near.run_with_sysfs(|| std::fs::read_to_string(&path))??;
+        let text = wire
+            .near
+            .run_with_sysfs(|| std::fs::read_to_string(&path))??;
         let digits = text.trim().trim_start_matches("0x");
         u32::from_str_radix(digits, 16).map_err(TestError::from)
     };
     let port = open(&wire, &config(2))?;
     // The count is not in the flags that sysfs shows; the device's own are.
     let promiscuity = || -> Result<String, TestError> {
-        let packet = wire.near.run(|| std::fs::read_to_string("/proc/thread-self/net/packet"))??;
+        let packet = wire
+            .near
+            .run(|| std::fs::read_to_string("/proc/thread-self/net/packet"))??;
         Ok(packet)
     };
-    assert_eq!(promiscuity()?.lines().count(), 3, "a headline and two sockets");
+    assert_eq!(
+        promiscuity()?.lines().count(),
+        3,
+        "a headline and two sockets"
+    );
     drop(port);
     assert_eq!(promiscuity()?.lines().count(), 1);
     assert_eq!(read("w0")? & 0x100, 0);
@@ -212,8 +233,14 @@ fn errors_say_what_is_wrong() -> Outcome {
         device: device.into(),
         ..config(2)
     };
-    assert!(matches!(error(&named("nobody")), PacketError::NoDevice { .. }));
-    assert!(matches!(error(&named("lo")), PacketError::NotEthernet { .. }));
+    assert!(matches!(
+        error(&named("nobody")),
+        PacketError::NoDevice { .. }
+    ));
+    assert!(matches!(
+        error(&named("lo")),
+        PacketError::NotEthernet { .. }
+    ));
     wire.near.links()?.down("w0")?;
     assert!(matches!(error(&named("w0")), PacketError::Down { .. }));
     Ok(())

@@ -143,7 +143,10 @@ impl Taker {
                 let len = packet.write_header(&mut bytes).expect("room");
                 bytes.truncate(len);
                 let payload = self.burst.arena.payload(id);
-                self.burst.pool.append_to(payload, &mut bytes).expect("it is there");
+                self.burst
+                    .pool
+                    .append_to(payload, &mut bytes)
+                    .expect("it is there");
                 packets.push(bytes);
                 self.burst.arena.release(id);
             }

@@ -124,7 +124,9 @@ fn keeps_the_contract() -> Outcome {
 fn is_no_tap() -> Outcome {
     let ns = NetNs::new()?;
     let _tap = ns.run(|| tap::open(&config()))??;
-    let error = ns.run(|| tap::open_tun(&config()))?.expect_err("it is a TAP");
+    let error = ns
+        .run(|| tap::open_tun(&config()))?
+        .expect_err("it is a TAP");
     assert!(matches!(error, TapError::OtherKind { wanted: "TUN", .. }));
     Ok(())
 }

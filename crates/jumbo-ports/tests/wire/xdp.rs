@@ -17,9 +17,18 @@ pub(crate) fn tests() -> Vec<LabTest> {
     vec![
         LabTest::new("xdp_native_keeps_the_contract", native),
         LabTest::new("xdp_generic_keeps_the_contract", generic),
-        LabTest::new("xdp_of_more_workers_than_queues_keeps_the_contract", more_workers),
-        LabTest::new("xdp_finds_partial_checksums_of_a_veth", finds_partial_checksums),
-        LabTest::new("xdp_leaves_the_host_what_is_its_own", leaves_the_host_its_own),
+        LabTest::new(
+            "xdp_of_more_workers_than_queues_keeps_the_contract",
+            more_workers,
+        ),
+        LabTest::new(
+            "xdp_finds_partial_checksums_of_a_veth",
+            finds_partial_checksums,
+        ),
+        LabTest::new(
+            "xdp_leaves_the_host_what_is_its_own",
+            leaves_the_host_its_own,
+        ),
         LabTest::new("xdp_hook_is_free_again_afterwards", hook_is_free_again),
         LabTest::new("xdp_outlives_down_and_up", outlives_down_and_up),
         LabTest::new("xdp_errors_say_what_is_wrong", errors_say_what_is_wrong),

@@ -28,8 +28,10 @@ pub(crate) fn run(args: &CaptureArgs) -> Result<Outcome, CliError> {
             // Whoever read it has had enough.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Outcome::Fine),
             Err(error) => {
-                return Err(CliError::machine(format!("cannot write the capture: {error}"))
-                    .at(args.write.display()));
+                return Err(
+                    CliError::machine(format!("cannot write the capture: {error}"))
+                        .at(args.write.display()),
+                );
             }
         }
     }
@@ -43,8 +45,9 @@ fn sink(args: &CaptureArgs) -> Result<Box<dyn Write>, CliError> {
         return Ok(Box::new(file));
     }
     if io::stdout().is_terminal() {
-        return Err(CliError::usage("a capture is not for a terminal")
-            .way_out("write it to a file with -w FILE, or pipe it: `jumbo capture PORT | tcpdump -r -`"));
+        return Err(CliError::usage("a capture is not for a terminal").way_out(
+            "write it to a file with -w FILE, or pipe it: `jumbo capture PORT | tcpdump -r -`",
+        ));
     }
     Ok(Box::new(io::stdout().lock()))
 }

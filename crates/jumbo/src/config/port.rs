@@ -4,7 +4,8 @@ use serde::Deserialize;
 
 use super::typo::explain;
 use super::values::{
-    CaptureFile, Coalesce, DeviceName, Fanout, FaultSpec, Mtu, OnOff, PortName, Queues, SocketPath, XdpMode, XdpPass,
+    CaptureFile, Coalesce, DeviceName, Fanout, FaultSpec, Mtu, OnOff, PortName, Queues, SocketPath,
+    XdpMode, XdpPass,
 };
 use crate::error::CliError;
 use crate::switch_api::{Offload, PortKind, PortSpec};
@@ -169,10 +170,8 @@ impl PortKeys {
         let stranger = |(_, given, owner): &(&str, bool, &str)| *given && *owner != kind;
         match keys.into_iter().find(stranger) {
             None => Ok(()),
-            Some((key, _, owner)) => {
-                Err(CliError::usage(format!("`{key}` is of {owner} ports"))
-                    .way_out(format!("drop `{key}`")))
-            }
+            Some((key, _, owner)) => Err(CliError::usage(format!("`{key}` is of {owner} ports"))
+                .way_out(format!("drop `{key}`"))),
         }
     }
 

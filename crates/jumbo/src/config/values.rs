@@ -28,8 +28,20 @@ macro_rules! from_text {
 }
 
 from_text!(
-    Mtu, Workers, FdbAge, DeviceName, PortName, Coalesce, OnOff, Queues, SocketPath, Fanout, XdpMode, XdpPass,
-    CaptureFile, FaultSpec
+    Mtu,
+    Workers,
+    FdbAge,
+    DeviceName,
+    PortName,
+    Coalesce,
+    OnOff,
+    Queues,
+    SocketPath,
+    Fanout,
+    XdpMode,
+    XdpPass,
+    CaptureFile,
+    FaultSpec
 );
 
 /// Turns the scalar that is there into text.
@@ -362,7 +374,9 @@ impl FromStr for XdpMode {
             "auto" => Ok(Self::Auto),
             "native" => Ok(Self::Native),
             "generic" => Ok(Self::Generic),
-            _ => Err(format!("mode cannot be `{text}`: give auto, native or generic")),
+            _ => Err(format!(
+                "mode cannot be `{text}`: give auto, native or generic"
+            )),
         }
     }
 }

@@ -260,11 +260,7 @@ impl Client {
     }
 
     /// One read at most, then answers as far as the client takes them. Bounded by what `input` can hold.
-    fn step(
-        &mut self,
-        limits: &Limits,
-        handler: &impl Fn(Request) -> Answer,
-    ) -> Result<(), Close> {
+    fn step(&mut self, limits: &Limits, handler: &impl Fn(Request) -> Answer) -> Result<(), Close> {
         if self.output.is_empty() {
             self.read()?;
         }
