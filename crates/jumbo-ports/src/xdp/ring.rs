@@ -64,11 +64,11 @@ impl<T: Entry> Ring<T> {
             offsets.consumer,
             offsets.flags.unwrap_or(0),
         ] {
-            if at % 4 != 0 || region.ptr(at, 4).is_none() {
+            if !at.is_multiple_of(4) || region.ptr(at, 4).is_none() {
                 return Err(Errno::PROTO);
             }
         }
-        if offsets.desc % align_of::<T>() as u64 != 0 || !entries.is_power_of_two() {
+        if !offsets.desc.is_multiple_of(align_of::<T>() as u64) || !entries.is_power_of_two() {
             return Err(Errno::PROTO);
         }
         Ok(Self {

@@ -146,7 +146,6 @@ impl XdpSocket {
     }
 
     /// The pieces of the next packet and its length; its chunks are lent from now on.
-    #[expect(clippy::type_complexity, reason = "one caller")]
     fn next_packet(
         &mut self,
         lender: Lender,

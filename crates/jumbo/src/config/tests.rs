@@ -229,7 +229,7 @@ fn a_wrong_port_is_refused_in_one_sentence() {
         ),
         (
             "tap:vm0,x=1",
-            "unknown key `x`; the keys are tap, vhost-user, client, queues, packed, name, mtu, coalesce, offload, csum, tso, uso",
+            "unknown key `x`; did you mean `xdp`?",
         ),
         (
             "tap:vm0,mtu=1,mtu=2",
