@@ -80,6 +80,12 @@ impl<R: Reason> Counts<R> {
         self.counts[reason.index()] += 1;
     }
 
+    /// Counts several packets at once.
+    #[inline]
+    pub fn count_many(&mut self, reason: R, packets: u64) {
+        self.counts[reason.index()] += packets;
+    }
+
     /// The present count of one reason.
     pub fn get(&self, reason: R) -> u64 {
         self.counts[reason.index()]

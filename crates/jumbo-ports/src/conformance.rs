@@ -39,8 +39,15 @@ impl Sample {
         }
     }
 
-    fn is_from(&self, other: &Self) -> bool {
-        self.bytes.get(6..12) == other.bytes.get(6..12)
+    fn is_from(&self, other: &Self, link: Link) -> bool {
+        match link {
+            Link::Ethernet => self.bytes.get(6..12) == other.bytes.get(6..12),
+            // A kernel by itself speaks IPv6 only, from a link-local address or none.
+            Link::RawIp => !matches!(
+                self.bytes[..],
+                [0x60..=0x6f, _, _, _, _, _, _, _, 0 | 0xfe, ..]
+            ),
+        }
     }
 }
 
@@ -116,7 +123,7 @@ impl Taker {
                 assert_eq!(popped, Some(tag), "received with its tag");
             }
             let sample = sample_of(&self.burst, id);
-            if sample.is_from(&self.ours) {
+            if sample.is_from(&self.ours, subject.queue.link()) {
                 ours.push(sample.plain());
             }
             self.burst.arena.release(id);
@@ -235,7 +242,7 @@ fn rx_keeps_its_bounds(mut subject: Subject, samples: &[Sample]) {
 }
 
 /// A burst that holds the sample in `pieces` pieces, none beside another.
-fn scattered(sample: &Sample, pieces: usize, tag: Option<Tag>) -> (Burst, PacketId) {
+fn scattered(sample: &Sample, pieces: usize, subject: &Subject) -> (Burst, PacketId) {
     let bounds = Bounds {
         pool_bytes: 2 * PACKET_ROOM,
         ..Bounds::default()
@@ -253,9 +260,9 @@ fn scattered(sample: &Sample, pieces: usize, tag: Option<Tag>) -> (Burst, Packet
         .collect();
     let head = &sample.bytes[..sample.bytes.len().min(HEAD_WANTED)];
     let vnet = Some((&sample.vnet, Trust::Guest));
-    let admitted = burst.arena.admit(Link::Ethernet, head, &body, vnet);
+    let admitted = burst.arena.admit(subject.queue.link(), head, &body, vnet);
     let id = admitted.expect("a sample is right").id;
-    if let Some(tag) = tag {
+    if let Some(tag) = subject.tag {
         let tags = burst.arena.packet_mut(id).tags_mut();
         assert!(tags.push_outer(tag), "room for a tag");
     }
@@ -263,18 +270,20 @@ fn scattered(sample: &Sample, pieces: usize, tag: Option<Tag>) -> (Burst, Packet
 }
 
 fn send(subject: &mut Subject, sample: &Sample, pieces: usize) -> Result<(), TxFault> {
-    let (burst, id) = scattered(sample, pieces, subject.tag);
+    let (burst, id) = scattered(sample, pieces, subject);
     let payload = burst.arena.payload(id);
-    subject
+    let answer = subject
         .queue
-        .tx(burst.arena.packet(id), payload, &burst.pool)
+        .tx(burst.arena.packet(id), payload, &burst.pool);
+    subject.queue.publish();
+    answer
 }
 
 /// The next packet of ours that came out of the device.
 fn taken(subject: &mut Subject, ours: &Sample) -> Option<Sample> {
     for _ in 0..ROUNDS_MAX {
         let sample = subject.peer.taken()?;
-        if sample.is_from(ours) {
+        if sample.is_from(ours, subject.queue.link()) {
             return Some(sample.plain());
         }
     }

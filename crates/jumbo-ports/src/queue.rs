@@ -46,12 +46,24 @@ reasons! {
         GsoRefused = "gso_refused",
         /// The device refused an ordinary packet.
         Refused = "refused",
+        /// Lost on purpose: a fault was asked for.
+        Injected = "injected",
         /// The packet's payload is no longer there.
         PayloadMissing = "payload_missing",
         /// The receiver's buffers are too small for it.
         TooLong = "too_long",
         /// The port has stopped: its other end broke the rules.
         Stopped = "stopped",
+    }
+}
+
+reasons! {
+    /// Why did a device not hand over a packet whole?
+    pub enum RxLoss in "device" {
+        /// The packet was longer than the device could hand over; all of it is lost.
+        Truncated = "truncated",
+        /// The receive ring was full: packets came faster than they were taken out.
+        RingFull = "ring_full",
     }
 }
 
@@ -82,6 +94,8 @@ pub struct RxStats {
     pub traffic: Traffic,
     /// What was refused: dropped.
     pub faults: Counts<HeaderFault>,
+    /// What the device lost: dropped.
+    pub losses: Counts<RxLoss>,
     /// What was admitted without being followed to TCP or UDP.
     pub opaque: Counts<Opaque>,
 }
@@ -131,10 +145,16 @@ impl Traffic {
 }
 
 impl RxStats {
+    /// Packets that came and were dropped.
+    pub fn refused(&self) -> u64 {
+        self.faults.total() + self.losses.total()
+    }
+
     /// Adds another worker's figures.
     pub fn add(&mut self, other: &Self) {
         self.traffic.add(&other.traffic);
         self.faults.add(&other.faults);
+        self.losses.add(&other.losses);
         self.opaque.add(&other.opaque);
     }
 }
@@ -357,6 +377,11 @@ pub trait Queue: Send + Debug + Any {
 
     /// What becomes readable when packets are ready; `None` if only asking tells.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// What its packets begin with, both ways.
+    fn link(&self) -> Link {
+        Link::Ethernet
+    }
 }
 
 /// Whether a port's other end is there.
@@ -374,7 +399,7 @@ pub enum Presence {
 /// What a port is, apart from its queues.
 #[derive(Clone, Debug)]
 pub struct PortInfo {
-    /// `tap`, `mem`.
+    /// `tap`, `packet`, `mem`, ...
     pub kind: &'static str,
     /// The device, as the operator knows it.
     pub device: String,
@@ -433,8 +458,11 @@ pub trait Workers: Send + Debug {
     /// was removed.
     fn exchange(&mut self, queues: Vec<Box<dyn Queue>>, info: PortInfo) -> Vec<Box<dyn Queue>>;
 
-    /// Changes what is shown of the port; its queues stay.
+    /// Changes what is shown of the port, and its MTU; its queues stay.
     fn tell(&mut self, info: PortInfo);
+
+    /// The device is gone: the port is taken out.
+    fn gone(&mut self) {}
 
     /// A station has moved to this port.
     fn announce(&mut self, station: [u8; 6]);

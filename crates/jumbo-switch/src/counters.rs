@@ -43,7 +43,7 @@ impl PortCounters {
     pub fn dropped(&self) -> u64 {
         // A refused super-packet was segmented and sent after all.
         let refused = self.tx_faults.total() - self.tx_faults.get(TxFault::GsoRefused);
-        self.rx.faults.total() + self.forward.total() + self.complete.total() + refused
+        self.rx.refused() + self.forward.total() + self.complete.total() + refused
     }
 
     /// Adds another worker's.

@@ -20,7 +20,7 @@ reasons! {
         LinkLocalGroup = "link_local_group",
         /// The port it should leave by went away in this very burst.
         PortGone = "port_gone",
-        /// It has no Ethernet header.
+        /// It has no Ethernet header, and there is not exactly one other port of its kind.
         NoEthernet = "no_ethernet",
     }
 }

@@ -11,6 +11,7 @@ use jumbo_engine::complete::{Plan, complete, plan};
 use jumbo_engine::packet::Packet;
 use jumbo_engine::pending::Caps;
 use jumbo_ports::queue::{Bounds, Burst, Queue, RxEnd, TxFault, data_len};
+use jumbo_ports::wrap::capture::Direction;
 
 use crate::counters::{Books, PortCounters};
 use crate::fdb::{Fdb, Learned, Station};
@@ -90,11 +91,19 @@ impl Plane {
         let Some(slot) = self.topology.get_mut(from) else {
             return RxEnd::Gone;
         };
-        let refused_before = slot.counters.rx.faults.total();
+        let refused_before = slot.counters.rx.refused();
         let end = slot.queue.rx(&mut self.burst, &mut slot.counters.rx);
-        let refused = slot.counters.rx.faults.total() - refused_before;
+        let refused = slot.counters.rx.refused() - refused_before;
         if !std::mem::replace(&mut slot.received, true) {
             self.received.push(from);
+        }
+        if !slot.probes.is_empty() {
+            let Burst {
+                arena, pool, batch, ..
+            } = &self.burst;
+            for id in batch {
+                slot.capture(Direction::Rx, arena.packet(*id), arena.payload(*id), pool);
+            }
         }
         self.books.received += self.burst.batch.len() as u64 + refused;
         self.books.dropped += refused;
@@ -150,6 +159,7 @@ impl Plane {
     fn forward(&mut self, id: PacketId, from: PortId, now_s: u32) -> Destination {
         let source = match forward::source(self.burst.arena.packet(id)) {
             Ok(source) => source,
+            Err(Stay::NoEthernet) => return self.point_to_point(from),
             Err(reason) => return Destination::Stay(reason),
         };
         match self.fdb.learn(source, from, now_s) {
@@ -171,6 +181,14 @@ impl Plane {
     fn note_news(&mut self, station: Station, port: PortId) {
         if self.news.len() < self.news.capacity() {
             self.news.push((station, port));
+        }
+    }
+
+    /// A packet without addresses of its own link goes to the other end.
+    fn point_to_point(&self, from: PortId) -> Destination {
+        match self.topology.opposite(from) {
+            Some(other) => Destination::Port(other),
+            None => Destination::Stay(Stay::NoEthernet),
         }
     }
 
@@ -333,6 +351,9 @@ impl Plane {
                 let answer = slot.send(packet, payload, pool, may_wait);
                 if !std::mem::replace(&mut slot.sent, true) {
                     sent.push(*port);
+                }
+                if answer.is_ok() && !slot.probes.is_empty() {
+                    slot.capture(Direction::Tx, packet, payload, pool);
                 }
                 note_answer(slot, packet, answer, books, refused);
             }

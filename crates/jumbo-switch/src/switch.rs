@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use jumbo_engine::packet::Link;
 use jumbo_engine::pending::Caps;
 use jumbo_ports::queue::{Bounds, Port, PortInfo, Queue, Workers};
+use jumbo_ports::wrap::capture::{Recorder, capture};
 use rustix::io::Errno;
 
 use crate::counters::{Books, PortCounters};
@@ -73,6 +75,16 @@ pub enum SwitchError {
         /// What the switch wants.
         wants: usize,
     },
+    /// Ports with and without Ethernet headers.
+    #[error(
+        "ports of raw IP and of Ethernet cannot be joined: nothing here makes one's packets the other's"
+    )]
+    MixedLinks,
+    /// A third port of raw IP.
+    #[error(
+        "a switch has two ports of raw IP and no more: what comes in by one leaves by the other"
+    )]
+    TooManyRaw,
     /// There is no such port.
     #[error("there is no port of this id")]
     NoSuchPort,
@@ -102,6 +114,7 @@ pub struct Switch {
 #[derive(Debug)]
 struct Entry {
     id: PortId,
+    link: Link,
     /// Changed by the port's own control side while the switch runs.
     info: Arc<Mutex<PortInfo>>,
     coalesce: Coalesce,
@@ -153,7 +166,17 @@ impl Workers for Reach {
     }
 
     fn tell(&mut self, info: PortInfo) {
+        for mailbox in &self.mailboxes {
+            mailbox.send(Message::SetMtu(self.port, info.mtu));
+        }
         set_info(&self.info, info);
+    }
+
+    fn gone(&mut self) {
+        // It tells the others.
+        if let Some(first) = self.mailboxes.first() {
+            first.send(Message::Lose(self.port));
+        }
     }
 
     fn announce(&mut self, station: [u8; 6]) {
@@ -303,6 +326,8 @@ impl Switch {
                 wants: self.workers.len(),
             });
         }
+        let link = (port.queues.first()).map_or(Link::Ethernet, |queue| queue.link());
+        self.check_link(link)?;
         let id = self.free_id().ok_or(SwitchError::TooManyPorts)?;
         match self.hand_out(id, port, coalesce) {
             Ok(entry) => {
@@ -330,6 +355,7 @@ impl Switch {
 
     /// Gives each worker its queue and starts the port's control side.
     fn hand_out(&self, id: PortId, port: Port, coalesce: Coalesce) -> Result<Entry, SwitchError> {
+        let link = (port.queues.first()).map_or(Link::Ethernet, |queue| queue.link());
         let policy = Policy {
             coalesce,
             takes: port.info.takes,
@@ -344,6 +370,7 @@ impl Switch {
         }
         let mut entry = Entry {
             id,
+            link,
             info: info.clone(),
             coalesce,
             control: None,
@@ -359,6 +386,32 @@ impl Switch {
             entry.control = Some(Running(running.map_err(SwitchError::Control)?));
         }
         Ok(entry)
+    }
+
+    /// Raw IP has no addresses to forward by: it joins two ports of its kind.
+    fn check_link(&self, link: Link) -> Result<(), SwitchError> {
+        if self.ports.iter().any(|entry| entry.link != link) {
+            return Err(SwitchError::MixedLinks);
+        }
+        if link == Link::RawIp && self.ports.len() >= 2 {
+            return Err(SwitchError::TooManyRaw);
+        }
+        Ok(())
+    }
+
+    /// Writes down what passes a port, until nobody reads it or the port goes.
+    ///
+    /// # Errors
+    /// [`SwitchError::NoSuchPort`].
+    pub fn capture(&self, port: PortId) -> Result<Recorder, SwitchError> {
+        let entry = self.ports.iter().find(|entry| entry.id == port);
+        let entry = entry.ok_or(SwitchError::NoSuchPort)?;
+        let info = entry.info.lock().unwrap_or_else(PoisonError::into_inner);
+        let (probe, recorder) = capture(&info.device, entry.link);
+        for (mailbox, _) in &self.workers {
+            mailbox.send(Message::Capture(port, Box::new(probe.clone())));
+        }
+        Ok(recorder)
     }
 
     /// Takes a port out. On return its queues are closed, no worker knows of it,

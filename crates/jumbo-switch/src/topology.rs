@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use jumbo_engine::arena::Pieces;
 use jumbo_engine::coalesce::{End, GRO, LRO, RSC, RSC_QEMU, Rules, Towards};
-use jumbo_engine::packet::{Net, Packet, Transport};
+use jumbo_engine::packet::{Link, Net, Packet, Transport};
 use jumbo_engine::pending::{Caps, GsoKind};
 use jumbo_ports::pool::Pool;
 use jumbo_ports::queue::{Queue, TxFault};
 use jumbo_ports::tap::Refusals;
+use jumbo_ports::wrap::capture::{Direction, Probe};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::counters::PortCounters;
@@ -128,6 +129,8 @@ pub struct Slot {
     pub sent: bool,
     /// Something was received from it and not yet released.
     pub received: bool,
+    /// Who writes down what passes it; none, unless somebody asked.
+    pub probes: Vec<Probe>,
 }
 
 impl Slot {
@@ -142,6 +145,7 @@ impl Slot {
             patience: Patience::default(),
             sent: false,
             received: false,
+            probes: Vec::new(),
         }
     }
 
@@ -171,6 +175,15 @@ impl Slot {
         }
         if !self.policy.coalesce.is_lossless() {
             self.counters.rsc.ended(packet, end);
+        }
+    }
+
+    /// Writes a packet down for whoever asked, and forgets who no longer reads.
+    #[cold]
+    pub fn capture(&mut self, way: Direction, packet: &Packet, payload: Pieces<'_>, pool: &Pool) {
+        self.probes.retain(Probe::is_read);
+        for probe in &mut self.probes {
+            probe.note(way, packet, payload, pool);
         }
     }
 
@@ -305,6 +318,13 @@ impl Topology {
     /// All ports that are there.
     pub fn iter(&self) -> impl Iterator<Item = &Slot> {
         self.slots.iter().flatten()
+    }
+
+    /// The port at the other end, if there are just two, of raw IP.
+    pub fn opposite(&self, id: PortId) -> Option<PortId> {
+        let mut others = self.iter().filter(|slot| slot.id != id);
+        let other = others.next().filter(|_| others.next().is_none())?;
+        (other.queue.link() == Link::RawIp).then_some(other.id)
     }
 
     /// What ports that went away have counted.

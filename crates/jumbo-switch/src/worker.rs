@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jumbo_engine::pending::Caps;
 use jumbo_ports::queue::{Queue, RxEnd};
+use jumbo_ports::wrap::capture::Probe;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
@@ -50,12 +51,18 @@ pub(crate) enum Message {
     Add(Box<Slot>),
     /// A port's device went away: another worker noticed.
     Remove(PortId),
+    /// A port's device is gone: the others are to hear of it.
+    Lose(PortId),
     /// A port is taken out: forget it and tell what it had counted.
     Take(PortId, Sender<PortCounters>),
     /// Tell which stations you know.
     Stations(Sender<Vec<Seen>>),
     /// A port's other end has changed: use this queue from now on.
     Exchange(Box<Exchange>),
+    /// A port's device takes longer packets from now on, or only shorter ones.
+    SetMtu(PortId, usize),
+    /// Write down what passes a port.
+    Capture(PortId, Box<Probe>),
     /// Tell what you have counted.
     Report(Sender<Report>),
     /// Finish.
@@ -345,6 +352,8 @@ impl Worker {
                 Message::Learn(station, port) => self.plane.hear(station, port, now_s),
                 Message::Add(slot) => self.add(*slot),
                 Message::Remove(port) => self.remove(port),
+                Message::Lose(port) if self.plane.topology.get(port).is_none() => {}
+                Message::Lose(port) => self.lose(port),
                 // Whoever asked may have gone, here and below.
                 Message::Take(port, reply) => {
                     self.unwatch(port);
@@ -354,6 +363,16 @@ impl Worker {
                     let _ = reply.send(self.plane.fdb.stations(now_s).collect());
                 }
                 Message::Exchange(exchange) => self.exchange(*exchange),
+                Message::SetMtu(port, mtu) => {
+                    if let Some(slot) = self.plane.topology.get_mut(port) {
+                        slot.policy.mtu = mtu;
+                    }
+                }
+                Message::Capture(port, probe) => {
+                    if let Some(slot) = self.plane.topology.get_mut(port) {
+                        slot.probes.push(*probe);
+                    }
+                }
                 Message::Report(reply) => {
                     let _ = reply.send(self.report());
                 }

@@ -1224,6 +1224,9 @@ canonical!(TxFault::GsoRefused => fn refused_super_packet_leaves_in_segments() {
 canonical!(TxFault::Refused => fn refused_packet_is_counted() {
     counted(TxFault::Refused, 2, 0);
 });
+canonical!(TxFault::Injected => fn fault_on_purpose_is_counted() {
+    counted(TxFault::Injected, 2, 0);
+});
 canonical!(TxFault::PayloadMissing => fn missing_payload_is_counted() {
     counted(TxFault::PayloadMissing, 2, 0);
 });

@@ -71,6 +71,7 @@ pub(crate) enum Command {
     Status(ClientArgs),
     /// Show each port of the running switch, a line each; with --json its offloads and reasons too
     Ports(ClientArgs),
+    Capture(CaptureArgs),
     Path(PathArgs),
     /// Show the forwarding table of the running switch: which address is behind which port
     Fdb(ClientArgs),
@@ -106,7 +107,7 @@ pub(crate) struct DemoArgs {
 #[derive(Debug, Args, Default)]
 #[command(after_help = RUN_HELP)]
 pub(crate) struct RunArgs {
-    /// Add a port: tap:DEVICE or vhost-user:PATH, then [,KEY=VALUE...]
+    /// Add a port: KIND:DEVICE[,KEY=VALUE...]
     #[arg(long = "port", value_name = "SPEC")]
     pub(crate) ports: Vec<String>,
     /// Read the configuration from a TOML file
@@ -134,12 +135,30 @@ Keys of a port, the same on the command line and in the file:
   csum      on or off: checksums may be left to whoever takes the packet
   tso       on or off: TCP super-packets; needs csum
   uso       on or off: UDP super-packets; needs csum
+  capture   a pcapng file of everything that passes the port
+  fault     what goes wrong on purpose: drop:0.1%,corrupt:0.1%,reorder:1%,delay:2ms,seed:7
+
+Kinds of port:
+  tap       the host's own stack, or a program that holds the TAP
+  packet    an interface, by AF_PACKET: a veth, a TAP of a virtual machine, a NIC
+  xdp       an interface, by AF_XDP, before the host's stack
+  auto      packet or xdp, whichever is better here
+  tun       raw IP; two of them are joined point to point
+
+Keys of packet ports:
+  fanout    hash or queue: packets are spread over the workers by flow or by receive queue [default: hash]
+  qdisc_bypass  on or off: past the queueing discipline [default: off]
+
+Keys of xdp ports:
+  mode      auto, native or generic: where the program runs [default: auto]
+  pass      nothing or host: what the host's stack keeps [default: nothing]
 
 Keys of vhost-user ports:
   vhost-user  in a file: the socket's path
   client    on or off: connect to the socket and retry, instead of listening [default: off]
   queues    most queue pairs of the guest [default: 1]
   packed    on or off: packed rings are offered [default: on]
+  hash_report  on or off: each packet's hash is offered to the guest [default: off]
 
 A file:
   workers = 2
@@ -156,6 +175,22 @@ A file:
 /// Whom to ask.
 #[derive(Debug, Args)]
 pub(crate) struct ClientArgs {
+    /// Which switch to ask [default: the one that is running]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+/// Write down what passes a port of the running switch, as pcapng
+///
+/// Super-packets are written whole; what is not yet true of a packet's bytes stands in its comment. What cannot be
+/// written fast enough is left out and counted at the end. Ends with the switch, the port, or Ctrl-C.
+#[derive(Debug, Args)]
+pub(crate) struct CaptureArgs {
+    /// The port, by its name in `jumbo ports`
+    pub(crate) port: String,
+    /// Where to: a file, or - for standard output
+    #[arg(short, long, value_name = "FILE", default_value = "-", value_hint = ValueHint::FilePath)]
+    pub(crate) write: PathBuf,
     /// Which switch to ask [default: the one that is running]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) socket: Option<PathBuf>,

@@ -13,6 +13,7 @@ mod output;
 mod render;
 mod running;
 mod switch_api;
+mod wire;
 
 use std::process::ExitCode;
 

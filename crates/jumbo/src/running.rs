@@ -6,6 +6,7 @@ mod path;
 use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use jumbo_engine::coalesce::RscStats;
 use jumbo_engine::pending::Caps;
@@ -22,11 +23,12 @@ use crate::config;
 use crate::config::values::Mtu;
 use crate::control::socket;
 use crate::error::CliError;
-use crate::output;
 use crate::switch_api::{
     Books, Capability, Fdb, FdbEntry, Offload, PathReport, PortKind, PortSpec, PortState,
     PortStatus, ReasonCount, Removed, RscStatus, RunConfig, Snapshot, StopCause, Switch, Traffic,
 };
+use crate::{output, wire};
+use jumbo_ports::wrap::capture::Recorder;
 
 /// Worker threads where nothing is said: one is right until it is busy.
 pub(crate) const WORKERS_DEFAULT: usize = 1;
@@ -42,8 +44,8 @@ pub(crate) fn start(
     let mut ports = config
         .ports
         .iter()
-        .map(|spec| open(spec, workers).map(|port| (spec, port)))
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|spec| Ok((spec, open(spec, workers)?)))
+        .collect::<Result<Vec<_>, CliError>>()?;
     // Only now that all are there: a device that was there before keeps its MTU if another cannot be opened.
     for (spec, port) in &mut ports {
         set_mtu(spec, port)?;
@@ -60,6 +62,7 @@ pub(crate) fn start(
         switch,
         names,
         specs: BTreeMap::new(),
+        captures: Vec::new(),
     };
     for (spec, port) in ports {
         live.join(spec.clone(), port)?;
@@ -70,8 +73,8 @@ pub(crate) fn start(
 }
 
 fn set_mtu(spec: &PortSpec, port: &mut queue::Port) -> Result<(), CliError> {
-    match (spec.mtu, &spec.kind) {
-        (Some(mtu), PortKind::Tap { .. }) => {
+    match (spec.mtu, spec.kind.is_interface()) {
+        (Some(mtu), true) => {
             tap::set_mtu(&mut port.info, mtu.get().into()).map_err(|error| port_error(spec, &error))
         }
         _ => Ok(()),
@@ -142,6 +145,10 @@ fn watch(switch: &mut Workers, names: Arc<Names>, broken: Sender<StopCause>) {
 }
 
 fn open(spec: &PortSpec, workers: usize) -> Result<queue::Port, CliError> {
+    wire::wrapped(spec, open_device(spec, workers)?)
+}
+
+fn open_device(spec: &PortSpec, workers: usize) -> Result<queue::Port, CliError> {
     let caps = caps(spec.offload);
     match &spec.kind {
         PortKind::Tap { device } => tap::open(&TapConfig {
@@ -152,6 +159,14 @@ fn open(spec: &PortSpec, workers: usize) -> Result<queue::Port, CliError> {
             mtu: None,
         })
         .map_err(|error| port_error(spec, &error)),
+        PortKind::Tun { device } => wire::open_tun(spec, device, workers),
+        PortKind::Packet {
+            device,
+            fanout,
+            qdisc_bypass,
+        } => wire::open_packet(spec, device, *fanout, *qdisc_bypass, workers),
+        PortKind::Xdp { device, mode, pass } => wire::open_xdp(spec, device, *mode, pass, workers),
+        PortKind::Auto { device } => wire::open_auto(spec, device, workers),
         PortKind::VhostUser {
             path,
             client,
@@ -194,7 +209,7 @@ fn notices(spec: &PortSpec) -> impl FnMut(Notice) + Send + 'static {
     }
 }
 
-fn port_error(spec: &PortSpec, error: &TapError) -> CliError {
+pub(crate) fn port_error(spec: &PortSpec, error: &TapError) -> CliError {
     let text = format!("port `{}`: {error}", spec.name.as_str());
     match error {
         TapError::BadName { .. } | TapError::OtherKind { .. } | TapError::Mtu { .. } => {
@@ -204,14 +219,16 @@ fn port_error(spec: &PortSpec, error: &TapError) -> CliError {
     }
 }
 
-fn caps(offload: Offload) -> Caps {
+pub(crate) fn caps(offload: Offload) -> Caps {
     let Offload { csum, tso, uso } = offload;
     Caps::new(csum, tso, tso, tso, uso)
 }
 
 fn refused(error: SwitchError) -> CliError {
     match error {
-        SwitchError::TooManyPorts => CliError::usage(error.to_string()),
+        SwitchError::TooManyPorts | SwitchError::MixedLinks | SwitchError::TooManyRaw => {
+            CliError::usage(error.to_string())
+        }
         SwitchError::WorkerGone => CliError::internal(error.to_string()),
         _ => CliError::machine(error.to_string()),
     }
@@ -232,11 +249,14 @@ struct Live {
     switch: Workers,
     names: Arc<Names>,
     specs: BTreeMap<PortId, PortSpec>,
+    /// Those that write captures to files; each ends with its port.
+    captures: Vec<JoinHandle<()>>,
 }
 
 impl Live {
     /// Hands an open port to the workers.
     fn join(&mut self, spec: PortSpec, port: queue::Port) -> Result<PortId, CliError> {
+        let file = wire::capture_file(&spec)?;
         // Held until the name is known: the port may have news at once.
         let mut names = self.names.lock();
         let id = self.switch.add(port, spec.coalesce.0).map_err(refused)?;
@@ -246,6 +266,11 @@ impl Live {
         };
         names.insert(id, named);
         drop(names);
+        if let Some(file) = file {
+            let recorder = self.switch.capture(id).map_err(refused)?;
+            let thread = wire::write_capture(spec.name.as_str(), recorder, file)?;
+            self.captures.push(thread);
+        }
         self.specs.insert(id, spec);
         Ok(id)
     }
@@ -256,6 +281,10 @@ impl Live {
         set_mtu(&spec, &mut port)?;
         let id = self.join(spec, port)?;
         self.port(id)
+    }
+
+    fn capture(&self, name: &str) -> Result<Recorder, CliError> {
+        self.switch.capture(self.find(name)?).map_err(refused)
     }
 
     fn remove(&mut self, name: &str) -> Result<PortStatus, CliError> {
@@ -351,6 +380,10 @@ impl Switch for Running {
         }
     }
 
+    fn capture(&self, name: &str) -> Result<Recorder, CliError> {
+        self.live(|live| live.capture(name))
+    }
+
     fn path(&self, from: &str, to: &str) -> Result<PathReport, CliError> {
         self.live(|live| live.path(from, to))
     }
@@ -372,13 +405,22 @@ impl Switch for Running {
         let running = std::mem::replace(&mut *state, State::Stopped(None));
         *state = match running {
             State::Running(live) => {
-                let Live { switch, specs, .. } = live;
+                let Live {
+                    switch,
+                    specs,
+                    captures,
+                    ..
+                } = live;
                 let name = |id| {
                     specs
                         .get(&id)
                         .map_or("?", |spec: &PortSpec| spec.name.as_str())
                 };
                 let last = switch.stop().ok();
+                for capture in captures {
+                    // It has said what went wrong, if anything did.
+                    let _ = capture.join();
+                }
                 State::Stopped(last.map(|state| snapshot(name, &state)))
             }
             stopped => stopped,
@@ -515,6 +557,7 @@ fn traffic(traffic: &queue::Traffic) -> Traffic {
 fn reasons(counters: &PortCounters) -> BTreeMap<String, BTreeMap<String, ReasonCount>> {
     let mut stages = BTreeMap::new();
     note(&mut stages, &counters.rx.faults);
+    note(&mut stages, &counters.rx.losses);
     note(&mut stages, &counters.rx.opaque);
     note(&mut stages, &counters.forward);
     note(&mut stages, &counters.alone);

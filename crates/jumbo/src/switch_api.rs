@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use jumbo_ports::wrap::capture::Recorder;
 use serde::{Deserialize, Serialize};
 
 use crate::config::values::{
-    Coalesce, DeviceName, FdbAge, Mtu, PortName, Queues, SocketPath, Workers,
+    CaptureFile, Coalesce, DeviceName, Fanout, FaultSpec, FdbAge, Mtu, PortName, Queues,
+    SocketPath, Workers, XdpMode, XdpPass,
 };
 use crate::error::CliError;
 
@@ -31,6 +33,10 @@ pub(crate) struct PortSpec {
     /// Of packets that leave by this port.
     pub(crate) coalesce: Coalesce,
     pub(crate) offload: Offload,
+    /// Where everything that passes it is written to.
+    pub(crate) capture: Option<CaptureFile>,
+    /// What goes wrong on it, on purpose.
+    pub(crate) fault: Option<FaultSpec>,
 }
 
 /// What a port stands on.
@@ -46,12 +52,43 @@ pub(crate) enum PortKind {
         packed: bool,
         hash_report: bool,
     },
+    Packet {
+        device: DeviceName,
+        fanout: Fanout,
+        qdisc_bypass: bool,
+    },
+    Xdp {
+        device: DeviceName,
+        mode: XdpMode,
+        pass: XdpPass,
+    },
+    Tun {
+        device: DeviceName,
+    },
+    /// Packet or Xdp, whichever is better here.
+    Auto {
+        device: DeviceName,
+    },
 }
 
 impl PortKind {
+    /// Whether its packets begin with their IP header.
+    pub(crate) fn is_raw_ip(&self) -> bool {
+        matches!(self, Self::Tun { .. })
+    }
+
+    /// Whether it is an interface of this host, whose MTU can be set.
+    pub(crate) fn is_interface(&self) -> bool {
+        !matches!(self, Self::VhostUser { .. })
+    }
+
     pub(crate) fn device(&self) -> &str {
         match self {
-            Self::Tap { device } => device.as_str(),
+            Self::Tap { device }
+            | Self::Packet { device, .. }
+            | Self::Xdp { device, .. }
+            | Self::Tun { device }
+            | Self::Auto { device } => device.as_str(),
             Self::VhostUser { path, .. } => path.as_str(),
         }
     }
@@ -81,6 +118,11 @@ pub(crate) trait Switch: Send + Sync {
     /// # Errors
     /// A worker that does not answer.
     fn snapshot(&self) -> Result<Snapshot, CliError>;
+    /// Begins a capture of the port with this name.
+    ///
+    /// # Errors
+    /// No such port, or as for [`Switch::snapshot`].
+    fn capture(&self, port: &str) -> Result<Recorder, CliError>;
     /// What happens to packets from one port to another.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ fn what_is_mistyped_ends_with_2_and_says_so_on_stderr() {
         ),
         (
             &["run", "--port", "xyz:a"],
-            "error: --port xyz:a: unknown port kind `xyz`: this version has tap and vhost-user\n",
+            "error: --port xyz:a: unknown port kind `xyz`: this version has tap, vhost-user, packet, xdp, tun, auto\n",
         ),
         (
             &["run", "--port", "tap:a,mtu=1"],

@@ -171,6 +171,7 @@ fn reasons_page() -> String {
     stage::<jumbo_engine::coalesce::Alone>(&mut page);
     stage::<jumbo_engine::coalesce::End>(&mut page);
     stage::<jumbo_engine::complete::Fault>(&mut page);
+    stage::<jumbo_ports::queue::RxLoss>(&mut page);
     stage::<jumbo_ports::queue::TxFault>(&mut page);
     page
 }
@@ -209,6 +210,7 @@ fn reason_names_are_unique_and_plain() {
     check::<jumbo_engine::coalesce::Alone>();
     check::<jumbo_engine::coalesce::End>();
     check::<jumbo_engine::complete::Fault>();
+    check::<jumbo_ports::queue::RxLoss>();
     check::<jumbo_ports::queue::TxFault>();
 }
 

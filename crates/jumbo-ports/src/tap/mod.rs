@@ -1,4 +1,4 @@
-//! TAP: the host's own network stack, or a program that owns the other end.
+//! TAP and TUN: the host's own network stack, or a program that owns the other end.
 //!
 //! Every packet travels with a 10-byte virtio header (a TAP has no use for the
 //! buffer count of the longer ones, and pads it), so that super-packets and
@@ -28,6 +28,7 @@ use crate::queue::{
     Burst, Capability, PACKET_ROOM, Port, PortInfo, Presence, Queue, RxEnd, RxStats, TxFault,
 };
 use crate::sys::io::writev;
+use crate::sys::netdev::{self, control_socket};
 
 /// The form of the virtio header on every TAP.
 const FORM: Form = Form::Legacy10;
@@ -100,11 +101,13 @@ pub enum TapError {
     },
     /// It exists and is something else.
     #[error(
-        "device `{device}` exists and is no TAP but another kind of interface, or a TUN: choose another name"
+        "device `{device}` exists and is no {wanted} but another kind of interface: choose another name"
     )]
     OtherKind {
         /// The device.
         device: String,
+        /// `TAP` or `TUN`.
+        wanted: &'static str,
     },
     /// The name is not one for a device.
     #[error("`{device}` is no device name: 1 to 15 characters without `/` or spaces")]
@@ -147,6 +150,18 @@ pub enum TapError {
 /// # Errors
 /// [`TapError`]; nothing is left behind.
 pub fn open(config: &TapConfig) -> Result<Port, TapError> {
+    open_as(config, Link::Ethernet)
+}
+
+/// Opens a TUN, the same without Ethernet: its packets begin with their IP header.
+///
+/// # Errors
+/// [`TapError`]; nothing is left behind.
+pub fn open_tun(config: &TapConfig) -> Result<Port, TapError> {
+    open_as(config, Link::RawIp)
+}
+
+fn open_as(config: &TapConfig, link: Link) -> Result<Port, TapError> {
     let device = config.device.clone();
     if !plausible_name(&device) {
         // The kernel would make up a name of its own for an empty one or a pattern.
@@ -161,8 +176,8 @@ pub fn open(config: &TapConfig) -> Result<Port, TapError> {
         }
     };
     let socket = control_socket().map_err(kernel("opening a socket"))?;
-    let existed = sys::exists(socket.as_fd(), &device);
-    let files = attach_all(config)?;
+    let existed = netdev::exists(socket.as_fd(), &device);
+    let files = attach_all(config, link)?;
     let first = files.first().map(AsFd::as_fd);
     let Some(first) = first else {
         return Err(kernel("attaching")(Errno::INVAL));
@@ -176,12 +191,15 @@ pub fn open(config: &TapConfig) -> Result<Port, TapError> {
     let hands = negotiate(first, config.hands).map_err(kernel("setting offloads"))?;
     if !existed {
         queue_len::set(&device, QUEUE_LEN_PACKETS).map_err(kernel("setting the queue length"))?;
-        sys::set_up(socket.as_fd(), &device).map_err(kernel("bringing it up"))?;
+        netdev::set_up(socket.as_fd(), &device).map_err(kernel("bringing it up"))?;
     }
-    let mtu = sys::mtu(socket.as_fd(), &device).map_err(kernel("reading the MTU"))?;
-    let queues = queues(files, config, kernel("duplicating a queue"))?;
+    let mtu = netdev::mtu(socket.as_fd(), &device).map_err(kernel("reading the MTU"))?;
+    let queues = queues(files, config, link, kernel("duplicating a queue"))?;
     let mut info = PortInfo {
-        kind: "tap",
+        kind: match link {
+            Link::Ethernet => "tap",
+            Link::RawIp => "tun",
+        },
         device: device.clone(),
         hands,
         takes: config.takes,
@@ -205,7 +223,7 @@ pub fn open(config: &TapConfig) -> Result<Port, TapError> {
 /// What the kernel says of the MTU, or of the caller.
 pub fn set_mtu(info: &mut PortInfo, mtu: usize) -> Result<(), TapError> {
     let device = info.device.clone();
-    let set = control_socket().and_then(|socket| sys::set_mtu(socket.as_fd(), &device, mtu));
+    let set = control_socket().and_then(|socket| netdev::set_mtu(socket.as_fd(), &device, mtu));
     match set {
         Ok(()) => {
             info.mtu = mtu;
@@ -221,20 +239,14 @@ pub fn set_mtu(info: &mut PortInfo, mtu: usize) -> Result<(), TapError> {
     }
 }
 
-/// Any socket carries the ioctls of network devices.
-fn control_socket() -> Result<OwnedFd, Errno> {
-    rustix::net::socket_with(
-        rustix::net::AddressFamily::INET,
-        rustix::net::SocketType::DGRAM,
-        rustix::net::SocketFlags::CLOEXEC,
-        None,
-    )
-}
-
 /// One file per queue. A device made with a single queue gives one file, which
 /// all workers may write and the first one reads.
-fn attach_all(config: &TapConfig) -> Result<Vec<OwnedFd>, TapError> {
-    let base = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+fn attach_all(config: &TapConfig, link: Link) -> Result<Vec<OwnedFd>, TapError> {
+    let kind = match link {
+        Link::Ethernet => libc::IFF_TAP,
+        Link::RawIp => libc::IFF_TUN,
+    };
+    let base = kind | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     let multi = base | libc::IFF_MULTI_QUEUE;
     if config.queues <= 1 {
         // A persistent device that was made with several queues wants the flag.
@@ -279,7 +291,14 @@ fn attach(config: &TapConfig, flags: libc::c_int) -> Result<OwnedFd, TapError> {
         Err(Errno::PERM | Errno::ACCESS) => Err(TapError::NotPermitted { device }),
         Err(Errno::BUSY) => Err(TapError::Busy { device }),
         Err(Errno::NAMETOOLONG) => Err(TapError::BadName { device }),
-        Err(Errno::INVAL) => Err(TapError::OtherKind { device }),
+        Err(Errno::INVAL) => {
+            let wanted = if flags & libc::IFF_TUN != 0 {
+                "TUN"
+            } else {
+                "TAP"
+            };
+            Err(TapError::OtherKind { device, wanted })
+        }
         Err(source) => Err(TapError::Kernel {
             device,
             operation: "attaching to it",
@@ -361,6 +380,7 @@ fn capabilities(config: &TapConfig, hands: Caps) -> Vec<Capability> {
 fn queues(
     files: Vec<OwnedFd>,
     config: &TapConfig,
+    link: Link,
     failed: impl Fn(Errno) -> TapError,
 ) -> Result<Vec<Box<dyn Queue>>, TapError> {
     let mut queues: Vec<Box<dyn Queue>> = Vec::with_capacity(config.queues);
@@ -371,10 +391,10 @@ fn queues(
         writers.push(rustix::io::fcntl_dupfd_cloexec(first, 0).map_err(&failed)?);
     }
     for file in files {
-        queues.push(Box::new(TapQueue::new(file, true)));
+        queues.push(Box::new(TapQueue::new(file, link, true)));
     }
     for file in writers {
-        queues.push(Box::new(TapQueue::new(file, false)));
+        queues.push(Box::new(TapQueue::new(file, link, false)));
     }
     Ok(queues)
 }
@@ -383,15 +403,17 @@ fn queues(
 #[derive(Debug)]
 struct TapQueue {
     file: OwnedFd,
+    link: Link,
     reads: bool,
     /// Where an aggregate of too many pieces is copied together.
     together: Vec<u8>,
 }
 
 impl TapQueue {
-    fn new(file: OwnedFd, reads: bool) -> Self {
+    fn new(file: OwnedFd, link: Link, reads: bool) -> Self {
         Self {
             file,
+            link,
             reads,
             together: Vec::with_capacity(PACKET_ROOM + HEADER_ROOM),
         }
@@ -453,7 +475,7 @@ impl Queue for TapQueue {
                 continue;
             };
             let vnet = Some((&header, Trust::Kernel));
-            burst.admit(Link::Ethernet, VNET_LEN, got - VNET_LEN, vnet, stats);
+            burst.admit(self.link, VNET_LEN, got - VNET_LEN, vnet, stats);
             bytes += got;
         }
         RxEnd::More
@@ -488,6 +510,10 @@ impl Queue for TapQueue {
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.reads.then(|| self.file.as_fd())
+    }
+
+    fn link(&self) -> Link {
+        self.link
     }
 }
 

@@ -28,6 +28,11 @@ pub(crate) fn drops(state: &State) -> Vec<(String, u64)> {
             .iter()
             .for_each(|(r, n)| note("rx", &r, n));
         counters
+            .rx
+            .losses
+            .iter()
+            .for_each(|(r, n)| note("device", &r, n));
+        counters
             .forward
             .iter()
             .for_each(|(r, n)| note("forward", &r, n));

@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod add_port;
+mod capture;
 mod check;
 mod completions;
 mod demo;
@@ -28,6 +29,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Outcome, CliError> {
         Command::Run(args) => run::run(&args, format),
         Command::Status(args) => status::run(&args, format),
         Command::Ports(args) => ports::run(&args, format),
+        Command::Capture(args) => capture::run(&args),
         Command::Path(args) => path::run(&args, format),
         Command::Fdb(args) => fdb::run(&args, format),
         Command::AddPort(args) => add_port::run(&args, format),

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::args::{Format, RunArgs};
-use crate::control::server::{Limits, serve};
+use crate::control::server::{Answer, Limits, Takeover, serve};
 use crate::control::socket::{Dirs, claim};
-use crate::control::{Ports, Request, Response, Status};
+use crate::control::{Capturing, Ports, Request, Response, Status};
 use crate::error::{CliError, Outcome};
 use crate::switch_api::{RunConfig, Snapshot, StopCause, Switch};
 use crate::{config, output, render, running};
@@ -151,8 +151,37 @@ impl About {
     }
 }
 
-fn handler(about: About, switch: Arc<dyn Switch>) -> impl Fn(Request) -> Response + Send + 'static {
+/// Longest wait for whoever reads a capture: then it is given up.
+const READER_TIMEOUT: Duration = Duration::from_secs(30);
+
+fn capture(port: String, switch: &dyn Switch) -> Answer {
+    let recorder = match switch.capture(&port) {
+        Ok(recorder) => recorder,
+        Err(error) => return Response::error(&error).into(),
+    };
+    let takeover: Takeover = Box::new(move |stream| {
+        let ready = stream.set_nonblocking(false).is_ok()
+            && stream.set_write_timeout(Some(READER_TIMEOUT)).is_ok();
+        let thread = std::thread::Builder::new().name("capture".into());
+        // Whether the reader is there to the end is its own affair.
+        let _ = thread.spawn(move || ready.then(|| recorder.run(stream)));
+    });
+    Answer {
+        response: Response::data(&Capturing { port }),
+        then: Some(takeover),
+    }
+}
+
+fn handler(about: About, switch: Arc<dyn Switch>) -> impl Fn(Request) -> Answer + Send + 'static {
     move |request| match request {
+        Request::Capture { port } => capture(port, &*switch),
+        request => answer(request, &about, &*switch).into(),
+    }
+}
+
+fn answer(request: Request, about: &About, switch: &dyn Switch) -> Response {
+    match request {
+        Request::Capture { .. } => Response::error(&CliError::internal("a capture is no answer")),
         Request::Status => Response::of(switch.snapshot().map(|now| about.status(now))),
         Request::Ports => Response::of(
             switch

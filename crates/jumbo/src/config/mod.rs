@@ -137,6 +137,9 @@ pub(crate) fn check_joins<'a>(
     there: impl Iterator<Item = &'a PortSpec>,
 ) -> Result<(), CliError> {
     for port in there {
+        if new.kind.is_raw_ip() != port.kind.is_raw_ip() {
+            return Err(CliError::usage(RAW_AND_ETHERNET).way_out("run a second switch for it"));
+        }
         let name = port.name.as_str();
         if new.name == port.name {
             return Err(
@@ -196,7 +199,30 @@ fn check_together(ports: Vec<Placed>) -> Result<Vec<PortSpec>, CliError> {
         "device",
         "a device can be one port only",
     )?;
+    raw_ip_apart(&ports)?;
     Ok(ports.into_iter().map(|port| port.spec).collect())
+}
+
+const RAW_AND_ETHERNET: &str =
+    "a tun port carries raw IP and cannot be joined with ports of Ethernet";
+
+/// Raw IP has no addresses to forward by: two such ports are a pair, and nothing else is with them.
+fn raw_ip_apart(ports: &[Placed]) -> Result<(), CliError> {
+    let raw = |port: &&Placed| port.spec.kind.is_raw_ip();
+    let count = ports.iter().filter(raw).count();
+    let Some(first) = ports.iter().find(raw) else {
+        return Ok(());
+    };
+    if count == ports.len() && count <= 2 {
+        return Ok(());
+    }
+    let text = match count == ports.len() {
+        true => "a switch has two tun ports and no more: what comes in by one leaves by the other",
+        false => RAW_AND_ETHERNET,
+    };
+    Err(CliError::usage(text)
+        .at(&first.place)
+        .way_out("run a second switch for it"))
 }
 
 fn unique(

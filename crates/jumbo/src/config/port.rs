@@ -3,12 +3,15 @@
 use serde::Deserialize;
 
 use super::typo::explain;
-use super::values::{Coalesce, DeviceName, Mtu, OnOff, Peer, PortName, Queues, SocketPath};
+use super::values::{
+    CaptureFile, Coalesce, DeviceName, Fanout, FaultSpec, Mtu, OnOff, Peer, PortName, Queues,
+    SocketPath, XdpMode, XdpPass,
+};
 use crate::error::CliError;
 use crate::switch_api::{Offload, PortKind, PortSpec};
 
 /// What a port can be: the key that says so in TOML, and the word before the colon of `--port`.
-const KINDS: [&str; 2] = ["tap", "vhost-user"];
+const KINDS: [&str; 6] = ["tap", "vhost-user", "packet", "xdp", "tun", "auto"];
 
 /// The keys as they were written. This is the one list of them.
 #[derive(Debug, Deserialize)]
@@ -17,6 +20,22 @@ pub(super) struct PortKeys {
     tap: Option<DeviceName>,
     #[serde(rename = "vhost-user")]
     vhost_user: Option<SocketPath>,
+    packet: Option<DeviceName>,
+    xdp: Option<DeviceName>,
+    tun: Option<DeviceName>,
+    auto: Option<DeviceName>,
+    /// Of `packet`: how packets are spread over the workers.
+    fanout: Option<Fanout>,
+    /// Of `packet`: past the interface's queueing discipline.
+    qdisc_bypass: Option<OnOff>,
+    /// Of `xdp`: where in the interface the program runs.
+    mode: Option<XdpMode>,
+    /// Of `xdp`: what the host's own stack keeps.
+    pass: Option<XdpPass>,
+    /// A pcapng file of everything that passes the port.
+    capture: Option<CaptureFile>,
+    /// What goes wrong on the port, on purpose.
+    fault: Option<FaultSpec>,
     /// Of `vhost-user`: we connect instead of listening.
     client: Option<OnOff>,
     /// Of `vhost-user`: most queue pairs.
@@ -40,7 +59,7 @@ impl PortKeys {
     pub(super) fn from_spec(spec: &str) -> Result<Self, CliError> {
         let (kind, rest) = spec.split_once(':').ok_or_else(|| {
             CliError::usage("a port is a kind and a device")
-                .way_out("write tap:DEVICE or vhost-user:PATH, then [,KEY=VALUE...]")
+                .way_out("write KIND:DEVICE[,KEY=VALUE...], as in tap:vm1 or packet:eth0")
         })?;
         if !KINDS.contains(&kind) {
             return Err(unknown_kind(kind));
@@ -48,7 +67,11 @@ impl PortKeys {
         let mut parts = rest.split(',');
         let mut table = toml::Table::new();
         table.insert(kind.to_owned(), parts.next().unwrap_or_default().into());
-        parts.try_for_each(|part| insert(&mut table, part))?;
+        for part in parts {
+            if !continues_fault(&mut table, part) {
+                insert(&mut table, part)?;
+            }
+        }
         table
             .try_into()
             .map_err(|error: toml::de::Error| explain(error.message()))
@@ -71,6 +94,8 @@ impl PortKeys {
             mtu: self.mtu,
             coalesce,
             offload,
+            capture: self.capture,
+            fault: self.fault,
         })
     }
 
@@ -90,24 +115,50 @@ impl PortKeys {
 
     /// What the port stands on, and what it is called if nobody says otherwise.
     fn kind(&self) -> Result<(PortKind, String), CliError> {
-        match (&self.tap, &self.vhost_user) {
-            (Some(device), None) => {
-                self.only_of_vhost_user()?;
+        let devices = [
+            ("tap", &self.tap),
+            ("packet", &self.packet),
+            ("xdp", &self.xdp),
+            ("tun", &self.tun),
+            ("auto", &self.auto),
+        ];
+        let mut given = devices
+            .into_iter()
+            .filter_map(|(kind, device)| Some((kind, device.clone()?)));
+        match (given.next(), given.next(), &self.vhost_user) {
+            (Some((kind, device)), None, None) => {
+                self.only_keys_of(kind)?;
                 let name = device.as_str().to_owned();
-                Ok((
-                    PortKind::Tap {
-                        device: device.clone(),
-                    },
-                    name,
-                ))
+                Ok((self.on_device(kind, device), name))
             }
-            (None, Some(path)) => Ok((self.vhost_user(path.clone()), path.stem())),
-            (None, None) => Err(CliError::usage("the port has no device")
+            (None, None, Some(path)) => {
+                self.only_keys_of("vhost-user")?;
+                Ok((self.vhost_user(path.clone()), path.stem()))
+            }
+            (None, None, None) => Err(CliError::usage("the port has no device")
                 .way_out("add `tap = \"DEVICE\"` or `vhost-user = \"/run/NAME.sock\"`")),
-            (Some(_), Some(_)) => Err(CliError::usage(
-                "a port is a tap or a vhost-user socket, not both",
-            )
-            .way_out("make it two ports")),
+            _ => Err(
+                CliError::usage(format!("a port is one of {}", KINDS.join(", ")))
+                    .way_out("make it two ports"),
+            ),
+        }
+    }
+
+    fn on_device(&self, kind: &str, device: DeviceName) -> PortKind {
+        match kind {
+            "packet" => PortKind::Packet {
+                device,
+                fanout: self.fanout.unwrap_or_default(),
+                qdisc_bypass: self.qdisc_bypass.is_some_and(|on| on.0),
+            },
+            "xdp" => PortKind::Xdp {
+                device,
+                mode: self.mode.unwrap_or_default(),
+                pass: self.pass.clone().unwrap_or_default(),
+            },
+            "tun" => PortKind::Tun { device },
+            "auto" => PortKind::Auto { device },
+            _ => PortKind::Tap { device },
         }
     }
 
@@ -121,16 +172,21 @@ impl PortKeys {
         }
     }
 
-    fn only_of_vhost_user(&self) -> Result<(), CliError> {
-        let given = [
-            ("client", self.client.is_some()),
-            ("queues", self.queues.is_some()),
-            ("packed", self.packed.is_some()),
-            ("hash_report", self.hash_report.is_some()),
+    fn only_keys_of(&self, kind: &str) -> Result<(), CliError> {
+        let keys = [
+            ("client", self.client.is_some(), "vhost-user"),
+            ("queues", self.queues.is_some(), "vhost-user"),
+            ("packed", self.packed.is_some(), "vhost-user"),
+            ("hash_report", self.hash_report.is_some(), "vhost-user"),
+            ("fanout", self.fanout.is_some(), "packet"),
+            ("qdisc_bypass", self.qdisc_bypass.is_some(), "packet"),
+            ("mode", self.mode.is_some(), "xdp"),
+            ("pass", self.pass.is_some(), "xdp"),
         ];
-        match given.into_iter().find(|(_, given)| *given) {
+        let stranger = |(_, given, owner): &(&str, bool, &str)| *given && *owner != kind;
+        match keys.into_iter().find(stranger) {
             None => Ok(()),
-            Some((key, _)) => Err(CliError::usage(format!("`{key}` is of vhost-user ports"))
+            Some((key, _, owner)) => Err(CliError::usage(format!("`{key}` is of {owner} ports"))
                 .way_out(format!("drop `{key}`"))),
         }
     }
@@ -159,6 +215,19 @@ impl PortKeys {
     }
 }
 
+/// `fault=drop:1%,delay:2ms` has commas of its own: what has a colon and no `=` goes on with it.
+fn continues_fault(table: &mut toml::Table, part: &str) -> bool {
+    let goes_on = part.contains(':') && !part.contains('=');
+    match table.get_mut("fault") {
+        Some(toml::Value::String(fault)) if goes_on => {
+            fault.push(',');
+            fault.push_str(part);
+            true
+        }
+        _ => false,
+    }
+}
+
 fn insert(table: &mut toml::Table, part: &str) -> Result<(), CliError> {
     let (key, value) = part.split_once('=').unwrap_or((part, "on"));
     if key.is_empty() {
@@ -177,6 +246,6 @@ fn insert(table: &mut toml::Table, part: &str) -> Result<(), CliError> {
 pub(super) fn unknown_kind(kind: &str) -> CliError {
     CliError::usage(format!(
         "unknown port kind `{kind}`: this version has {}",
-        KINDS.join(" and ")
+        KINDS.join(", ")
     ))
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::switch_api::Offload;
+use crate::switch_api::{Offload, PortKind};
 
 fn from_specs(specs: &[&str]) -> Result<RunConfig, CliError> {
     load(&RunArgs {
@@ -42,6 +42,45 @@ fn a_bare_port_gets_the_defaults() {
         (config.workers, config.socket, config.fdb_age.seconds()),
         (None, None, 300)
     );
+}
+
+#[test]
+fn wire_ports_have_their_keys() {
+    let config = from_specs(&[
+        "packet:eth0,fanout=queue,qdisc_bypass",
+        "xdp:eth1,mode=generic,pass=host,capture=/tmp/x.pcapng",
+        "auto:eth2,fault=drop:1%,delay:2ms,mtu=9000",
+    ])
+    .expect("valid");
+    let [packet, xdp, auto] = &config.ports[..] else {
+        panic!("three ports");
+    };
+    let is_packet = matches!(
+        packet.kind,
+        PortKind::Packet {
+            fanout: values::Fanout::Queue,
+            qdisc_bypass: true,
+            ..
+        }
+    );
+    let is_xdp = matches!(
+        xdp.kind,
+        PortKind::Xdp {
+            mode: values::XdpMode::Generic,
+            pass: values::XdpPass::Host,
+            ..
+        }
+    );
+    assert!(is_packet && is_xdp && xdp.capture.is_some());
+    let faults = auto.fault.expect("faults").0;
+    assert_eq!((faults.drop_ppm, faults.delay_ns), (10_000, 2_000_000));
+    assert_eq!(
+        auto.mtu.map(values::Mtu::get),
+        Some(9000),
+        "keys go on behind faults"
+    );
+    from_specs(&["tun:a", "tun:b"]).expect("a pair");
+    from_specs(&["tun:a", "tun:b", "tun:c"]).expect_err("three");
 }
 
 #[test]
@@ -129,15 +168,23 @@ fn a_wrong_port_is_refused_in_one_sentence() {
     for (spec, expected) in [
         (
             "vm0",
-            "a port is a kind and a device; write tap:DEVICE or vhost-user:PATH, then [,KEY=VALUE...]",
+            "a port is a kind and a device; write KIND:DEVICE[,KEY=VALUE...], as in tap:vm1 or packet:eth0",
         ),
         (
             "xyz:vm0",
-            "unknown port kind `xyz`: this version has tap and vhost-user",
+            "unknown port kind `xyz`: this version has tap, vhost-user, packet, xdp, tun, auto",
         ),
         (
             "vhost-user:",
             "`` cannot be a socket: give the path of a file, 1 to 107 bytes",
+        ),
+        (
+            "tap:vm0,fault=drop:1%,fall:2%",
+            "unknown fault `fall`: give drop, corrupt, reorder, delay or seed",
+        ),
+        (
+            "packet:eth0,fanout=luck",
+            "fanout cannot be `luck`: give hash or queue",
         ),
         (
             "tap:vm0,client",
@@ -145,7 +192,7 @@ fn a_wrong_port_is_refused_in_one_sentence() {
         ),
         (
             ":vm0",
-            "unknown port kind ``: this version has tap and vhost-user",
+            "unknown port kind ``: this version has tap, vhost-user, packet, xdp, tun, auto",
         ),
         (
             "tap:",
@@ -167,10 +214,7 @@ fn a_wrong_port_is_refused_in_one_sentence() {
             "tap:..",
             "`..` cannot be a device: give 1 to 15 characters without blank, `/`, `:` and `%`",
         ),
-        (
-            "tap:vm0,fast",
-            "unknown key `fast`; the keys are tap, vhost-user, client, queues, packed, name, mtu, coalesce, offload, csum, tso, uso",
-        ),
+        ("tap:vm0,fast", "unknown key `fast`; did you mean `fault`?"),
         (
             "tap:vm0,",
             "`` is not KEY=VALUE; write KIND:DEVICE[,KEY=VALUE...]",
@@ -183,10 +227,7 @@ fn a_wrong_port_is_refused_in_one_sentence() {
             "tap:vm0,colaesce=off",
             "unknown key `colaesce`; did you mean `coalesce`?",
         ),
-        (
-            "tap:vm0,x=1",
-            "unknown key `x`; the keys are tap, vhost-user, client, queues, packed, hash_report, name, mtu, coalesce, peer, offload, csum, tso, uso",
-        ),
+        ("tap:vm0,x=1", "unknown key `x`; did you mean `xdp`?"),
         (
             "tap:vm0,mtu=1,mtu=2",
             "key `mtu` is given twice; keep one of them",
@@ -319,8 +360,12 @@ fn a_wrong_file_is_refused_with_its_line() {
             "lab.toml:3: unknown key `mtuu`; did you mean `mtu`?",
         ),
         (
-            "[[port]]\nxdp = \"a\"\n",
-            "lab.toml:2: unknown port kind `xdp`: this version has tap and vhost-user",
+            "[[port]]\nxdp = \"a\"\nfanout = \"hash\"\n",
+            "lab.toml:1: `fanout` is of packet ports; drop `fanout`",
+        ),
+        (
+            "[[port]]\ntun = \"a\"\n[[port]]\ntap = \"b\"\n",
+            "lab.toml:1: a tun port carries raw IP and cannot be joined with ports of Ethernet; run a second switch for it",
         ),
         (
             "[[port]]\ntap = \"a\"\n\nmtu = 4\n",

@@ -1,10 +1,7 @@
 //! Turns what serde says about a key into what helps the operator.
 
-use super::port::unknown_kind;
 use crate::error::CliError;
 
-/// Kinds of port that later versions may have: as a key in a file they are no typing mistake.
-const KINDS_ELSEWHERE: [&str; 3] = ["vhost-user", "packet", "xdp"];
 /// Up to this Jaro likeness a key is not offered; the value clap uses for its own suggestions.
 const LIKENESS_MIN: f64 = 0.7;
 
@@ -22,9 +19,6 @@ pub(super) fn explain(message: &str) -> CliError {
 }
 
 fn unknown_key(key: &str, known: &[&str]) -> CliError {
-    if KINDS_ELSEWHERE.contains(&key) {
-        return unknown_kind(key);
-    }
     let error = CliError::usage(format!("unknown key `{key}`"));
     match nearest(key, known) {
         Some(near) => error.way_out(format!("did you mean `{near}`?")),

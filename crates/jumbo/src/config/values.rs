@@ -29,7 +29,21 @@ macro_rules! from_text {
 }
 
 from_text!(
-    Mtu, Workers, FdbAge, DeviceName, PortName, Coalesce, Peer, OnOff, Queues, SocketPath
+    Mtu,
+    Workers,
+    FdbAge,
+    DeviceName,
+    PortName,
+    Coalesce,
+    Peer,
+    OnOff,
+    Queues,
+    SocketPath,
+    Fanout,
+    XdpMode,
+    XdpPass,
+    CaptureFile,
+    FaultSpec
 );
 
 /// Turns the scalar that is there into text.
@@ -336,5 +350,111 @@ impl FromStr for OnOff {
             "off" => Ok(Self(false)),
             _ => Err(format!("`{text}` is neither on nor off")),
         }
+    }
+}
+
+/// How an AF_PACKET port spreads packets over the workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Fanout {
+    /// By flow.
+    #[default]
+    Hash,
+    /// By the interface's receive queue.
+    Queue,
+}
+
+impl FromStr for Fanout {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "hash" => Ok(Self::Hash),
+            "queue" => Ok(Self::Queue),
+            _ => Err(format!("fanout cannot be `{text}`: give hash or queue")),
+        }
+    }
+}
+
+/// Where the program of an AF_XDP port runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum XdpMode {
+    /// In the driver if it can, else in the stack.
+    #[default]
+    Auto,
+    /// In the driver.
+    Native,
+    /// In the stack.
+    Generic,
+}
+
+impl FromStr for XdpMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "native" => Ok(Self::Native),
+            "generic" => Ok(Self::Generic),
+            _ => Err(format!(
+                "mode cannot be `{text}`: give auto, native or generic"
+            )),
+        }
+    }
+}
+
+/// What the host's own stack keeps of an AF_XDP port's traffic.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) enum XdpPass {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Packets to the interface's own MAC address, and ARP and IPv6 neighbour discovery.
+    Host,
+}
+
+impl FromStr for XdpPass {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "nothing" => Ok(Self::Nothing),
+            "host" => Ok(Self::Host),
+            _ => Err(format!("pass cannot be `{text}`: give nothing or host")),
+        }
+    }
+}
+
+/// Where a port's packets are written to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CaptureFile(PathBuf);
+
+impl CaptureFile {
+    pub(crate) fn as_path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl FromStr for CaptureFile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "" | "on" | "-" => Err("capture wants a file: give capture=FILE.pcapng".to_owned()),
+            _ => Ok(Self(text.into())),
+        }
+    }
+}
+
+/// What goes wrong on a port, on purpose.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct FaultSpec(pub(crate) jumbo_ports::wrap::fault::Faults);
+
+impl Eq for FaultSpec {}
+
+impl FromStr for FaultSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self)
     }
 }

@@ -32,6 +32,37 @@ pub(crate) fn ask<T: DeserializeOwned>(
     exchange(stream, request)
 }
 
+/// Asks for what does not end with the answer; returns what follows it.
+///
+/// # Errors
+/// As for [`ask`].
+pub(crate) fn stream(
+    socket: Option<&Path>,
+    dirs: &Dirs,
+    request: Request,
+) -> Result<impl Read + use<>, CliError> {
+    let mut stream = match socket {
+        Some(path) => connect(path)?,
+        None => find(dirs)?,
+    };
+    let mut line =
+        serde_json::to_vec(&request).map_err(|error| CliError::internal(error.to_string()))?;
+    line.push(b'\n');
+    let timeout = Some(ANSWER_TIMEOUT);
+    stream.set_read_timeout(timeout).map_err(broken)?;
+    stream.write_all(&line).map_err(broken)?;
+    let mut reader = BufReader::new(stream);
+    let mut answer = Vec::new();
+    (&mut reader)
+        .take(ANSWER_LEN_MAX)
+        .read_until(b'\n', &mut answer)
+        .map_err(broken)?;
+    understand::<serde_json::Value>(&answer)?;
+    // From here on silence means that nothing passes.
+    reader.get_ref().set_read_timeout(None).map_err(broken)?;
+    Ok(reader)
+}
+
 fn connect(path: &Path) -> Result<UnixStream, CliError> {
     match probe(path) {
         Probe::Live(stream) => Ok(stream),

@@ -30,6 +30,8 @@ pub(crate) enum Request {
     Status,
     /// Answered by [`Ports`].
     Ports,
+    /// Answered by [`Capturing`]; then the connection carries pcapng until either side closes it.
+    Capture { port: String },
     /// Answered by a [`PathReport`](crate::switch_api::PathReport).
     Path { from: String, to: String },
     /// Answered by a [`Fdb`](crate::switch_api::Fdb).
@@ -96,6 +98,12 @@ pub(crate) struct Status {
     pub(crate) socket: String,
     #[serde(flatten)]
     pub(crate) switch: Snapshot,
+}
+
+/// A capture follows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Capturing {
+    pub(crate) port: String,
 }
 
 /// What `jumbo ports` shows.

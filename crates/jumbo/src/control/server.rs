@@ -38,6 +38,25 @@ impl Default for Limits {
     }
 }
 
+/// What is done with a connection once its last answer was read.
+pub(crate) type Takeover = Box<dyn FnOnce(UnixStream) + Send>;
+
+/// What a request is answered with.
+pub(crate) struct Answer {
+    pub(crate) response: Response,
+    /// The connection is handed over afterwards; it no longer counts as a client.
+    pub(crate) then: Option<Takeover>,
+}
+
+impl From<Response> for Answer {
+    fn from(response: Response) -> Self {
+        Self {
+            response,
+            then: None,
+        }
+    }
+}
+
 /// How long `accept` rests after an error that would come again at once, as too many open files.
 const ACCEPT_REST: Duration = Duration::from_millis(200);
 
@@ -62,10 +81,10 @@ impl Drop for Server {
 ///
 /// # Errors
 /// When the machine refuses a thread or an eventfd.
-pub(crate) fn serve(
+pub(crate) fn serve<A: Into<Answer> + 'static>(
     listener: UnixListener,
     limits: Limits,
-    handler: impl Fn(Request) -> Response + Send + 'static,
+    handler: impl Fn(Request) -> A + Send + 'static,
 ) -> io::Result<Server> {
     listener.set_nonblocking(true)?;
     let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
@@ -73,7 +92,7 @@ pub(crate) fn serve(
         listener,
         stop: Arc::clone(&stop),
         limits,
-        handler,
+        handler: move |request| handler(request).into(),
         clients: Vec::new(),
         rest_until: None,
     };
@@ -103,7 +122,7 @@ struct Ready {
     clients: Vec<bool>,
 }
 
-impl<H: Fn(Request) -> Response> Loop<H> {
+impl<H: Fn(Request) -> Answer> Loop<H> {
     fn run(&mut self) {
         while let Ok(ready) = self.wait() {
             if ready.stop {
@@ -216,6 +235,8 @@ struct Client {
     deadline: Instant,
     /// Close once `output` is taken.
     closing: bool,
+    /// Hand over once `output` is taken.
+    takeover: Option<Takeover>,
 }
 
 impl Client {
@@ -226,6 +247,7 @@ impl Client {
             output: Vec::new(),
             deadline,
             closing: false,
+            takeover: None,
         }
     }
 
@@ -238,11 +260,7 @@ impl Client {
     }
 
     /// One read at most, then answers as far as the client takes them. Bounded by what `input` can hold.
-    fn step(
-        &mut self,
-        limits: &Limits,
-        handler: &impl Fn(Request) -> Response,
-    ) -> Result<(), Close> {
+    fn step(&mut self, limits: &Limits, handler: &impl Fn(Request) -> Answer) -> Result<(), Close> {
         if self.output.is_empty() {
             self.read()?;
         }
@@ -250,8 +268,18 @@ impl Client {
             if !self.output.is_empty() && !self.write(limits)? {
                 return Ok(());
             }
+            if let Some(takeover) = self.takeover.take() {
+                if let Ok(stream) = self.stream.try_clone() {
+                    takeover(stream);
+                }
+                return Err(Close);
+            }
             match self.take_line(limits) {
-                Some(Ok(line)) => self.say(&answer(&line, handler)),
+                Some(Ok(line)) => {
+                    let Answer { response, then } = answer(&line, handler);
+                    self.say(&response);
+                    self.takeover = then;
+                }
                 Some(Err(error)) => {
                     self.say(&Response::error(&error));
                     self.closing = true;
@@ -319,12 +347,13 @@ impl Client {
     }
 }
 
-fn answer(line: &[u8], handler: &impl Fn(Request) -> Response) -> Response {
+fn answer(line: &[u8], handler: &impl Fn(Request) -> Answer) -> Answer {
     match serde_json::from_slice(line) {
         Ok(request) => handler(request),
         Err(error) => Response::error(&CliError::usage(format!(
             "cannot understand the request: {error}"
-        ))),
+        )))
+        .into(),
     }
 }
 

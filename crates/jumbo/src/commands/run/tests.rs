@@ -5,6 +5,8 @@ use std::process::{Child, Stdio};
 use std::sync::Mutex;
 
 use super::*;
+use jumbo_ports::wrap::capture::Recorder;
+
 use crate::control::client;
 use crate::switch_api::{Books, Fdb, PathReport, PortSpec, PortStatus};
 
@@ -55,6 +57,10 @@ macro_rules! not_of_this_test {
 }
 
 impl Switch for Fake {
+    fn capture(&self, _: &str) -> Result<Recorder, CliError> {
+        Err(CliError::usage("no port here"))
+    }
+
     fn snapshot(&self) -> Result<Snapshot, CliError> {
         Ok(self.told("snapshot"))
     }
@@ -185,6 +191,10 @@ struct Hanging {
 }
 
 impl Switch for Hanging {
+    fn capture(&self, _: &str) -> Result<Recorder, CliError> {
+        Err(CliError::usage("no port here"))
+    }
+
     fn snapshot(&self) -> Result<Snapshot, CliError> {
         let fake = Fake {
             balanced: true,

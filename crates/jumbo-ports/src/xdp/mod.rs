@@ -1,0 +1,309 @@
+//! AF_XDP: packets are taken from an interface before the host's stack sees them.
+//!
+//! An XDP program of ours, attached by a link that ends with the process, hands the
+//! packets of each receive queue to a socket. They lie in memory that the socket
+//! shares with the kernel (with the device itself, where the driver has zero-copy)
+//! until the burst ends. AF_XDP knows neither super-packets nor partial checksums, so
+//! a port takes only finished packets and hands over nothing else; coalescing towards
+//! other ports is ours.
+
+mod partial;
+mod program;
+mod queue;
+mod ring;
+mod socket;
+mod sys;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use jumbo_engine::pending::Caps;
+use rustix::io::Errno;
+
+pub use self::program::Pass;
+use self::queue::XdpQueue;
+use self::socket::{Sharing, XdpSocket};
+use crate::packet::watch::Watch;
+use crate::packet::{self, ETHERNET};
+use crate::queue::{Capability, Port, PortInfo, Presence, Queue};
+use crate::sys::netdev::{self, control_socket};
+
+/// XDP_FLAGS_SKB_MODE and XDP_FLAGS_DRV_MODE of Linux `include/uapi/linux/if_link.h`.
+const GENERIC: u32 = 1 << 1;
+const NATIVE: u32 = 1 << 2;
+
+/// Where the program runs.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// In the driver if it can, else in the stack.
+    #[default]
+    Auto,
+    /// In the driver.
+    Native,
+    /// In the stack, whatever the driver.
+    Generic,
+}
+
+/// What the operator asks of an AF_XDP port.
+#[derive(Clone, Debug)]
+pub struct XdpConfig {
+    /// The interface. It must exist, be up, and carry Ethernet.
+    pub device: String,
+    /// One queue per worker.
+    pub queues: usize,
+    /// Where the program runs.
+    pub mode: Mode,
+    /// What the host's stack keeps.
+    pub pass: Pass,
+}
+
+/// Why an interface could not be opened. Each says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum XdpError {
+    /// It does not exist.
+    #[error("there is no interface `{device}`: see `ip link`")]
+    NoDevice {
+        /// The interface.
+        device: String,
+    },
+    /// The user may not.
+    #[error(
+        "interface `{device}` may not be opened by XDP: run as root (CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF), or use packet:{device}"
+    )]
+    NotPermitted {
+        /// The interface.
+        device: String,
+    },
+    /// It is down.
+    #[error("interface `{device}` is down: bring it up with `ip link set {device} up`")]
+    Down {
+        /// The interface.
+        device: String,
+    },
+    /// It carries something else.
+    #[error("interface `{device}` does not carry Ethernet")]
+    NotEthernet {
+        /// The interface.
+        device: String,
+    },
+    /// Another program has the hook.
+    #[error(
+        "interface `{device}` has an XDP program of somebody else: find it with `bpftool net`, take it off with `ip link set {device} xdp off`, or use packet:{device}"
+    )]
+    Busy {
+        /// The interface.
+        device: String,
+    },
+    /// The driver cannot with this MTU.
+    #[error(
+        "the MTU of `{device}`, or of its veth peer, is too long for XDP in its driver: lower it, or use mode=generic or packet:{device}"
+    )]
+    MtuTooLong {
+        /// The interface.
+        device: String,
+    },
+    /// The driver has no XDP.
+    #[error("the driver of `{device}` has no XDP: use mode=generic, or packet:{device}")]
+    NoNative {
+        /// The interface.
+        device: String,
+    },
+    /// Anything else the kernel says.
+    #[error("interface `{device}`: {operation}: {source}")]
+    Kernel {
+        /// The interface.
+        device: String,
+        /// What was tried.
+        operation: &'static str,
+        /// What the kernel said.
+        source: Errno,
+    },
+}
+
+impl XdpError {
+    fn of(device: &str, operation: &'static str, source: Errno) -> Self {
+        let device = device.to_owned();
+        match source {
+            Errno::NODEV | Errno::NXIO => Self::NoDevice { device },
+            Errno::PERM | Errno::ACCESS => Self::NotPermitted { device },
+            Errno::NETDOWN => Self::Down { device },
+            Errno::BUSY | Errno::EXIST => Self::Busy { device },
+            Errno::RANGE => Self::MtuTooLong { device },
+            _ => Self::Kernel {
+                device,
+                operation,
+                source,
+            },
+        }
+    }
+}
+
+/// An interface as it was found.
+struct Found {
+    index: u32,
+    mtu: usize,
+    mac: [u8; 6],
+    rx_queues: u32,
+    is_veth: bool,
+}
+
+/// The program on its interface. It comes off when the last queue is dropped.
+#[derive(Debug)]
+struct Attached {
+    _link: OwnedFd,
+    _map: OwnedFd,
+}
+
+/// Opens an interface, all its receive queues. It is left as it was when the queues
+/// are dropped, or the process ends in whatever way.
+///
+/// # Errors
+/// [`XdpError`]; nothing is left behind.
+pub fn open(config: &XdpConfig) -> Result<Port, XdpError> {
+    let device = &config.device;
+    let failed = |operation| move |source| XdpError::of(device, operation, source);
+    let found = find(config)?;
+    let map = sys::socket_map(found.rx_queues).map_err(failed("making a map of sockets"))?;
+    let program = program::assemble(map.as_fd(), config.pass, found.mac);
+    let program = sys::load(&program, true).map_err(failed("loading the XDP program"))?;
+    let (link, native) = attach(program.as_fd(), found.index, config)?;
+    let mut sockets = Vec::new();
+    for queue in 0..found.rx_queues {
+        let socket = XdpSocket::open(found.index, queue, found.is_veth)
+            .map_err(failed("opening an AF_XDP socket"))?;
+        sys::enter(map.as_fd(), queue, socket.fd()).map_err(failed("entering a socket"))?;
+        sockets.push(socket);
+    }
+    let attached = Arc::new(Attached {
+        _link: link,
+        _map: map,
+    });
+    let sharing = sockets.first().map(XdpSocket::sharing);
+    let info = PortInfo {
+        kind: "xdp",
+        device: device.clone(),
+        hands: Caps::NONE,
+        takes: Caps::NONE,
+        mtu: found.mtu,
+        capabilities: capabilities(native, config.mode, sharing),
+        presence: Presence::Up,
+    };
+    let queues = deal(sockets, config, &found, &attached)?;
+    let watch = Watch::new(found.index, info.clone()).map_err(failed("watching its state"))?;
+    Ok(Port {
+        info,
+        queues,
+        control: Some(Box::new(watch)),
+    })
+}
+
+fn find(config: &XdpConfig) -> Result<Found, XdpError> {
+    let device = &config.device;
+    let failed = |operation| move |source| XdpError::of(device, operation, source);
+    let socket = control_socket().map_err(failed("opening a socket"))?;
+    let socket = socket.as_fd();
+    let index = netdev::index(socket, device).map_err(failed("finding it"))?;
+    let flags = netdev::flags(socket, device).map_err(failed("reading its flags"))?;
+    let (hardware, mac) =
+        netdev::hardware_address(socket, device).map_err(failed("reading its address"))?;
+    if hardware != ETHERNET {
+        let device = device.clone();
+        return Err(XdpError::NotEthernet { device });
+    }
+    if flags & libc::IFF_UP as u16 == 0 {
+        let device = device.clone();
+        return Err(XdpError::Down { device });
+    }
+    Ok(Found {
+        index,
+        mac,
+        mtu: netdev::mtu(socket, device).map_err(failed("reading its MTU"))?,
+        rx_queues: netdev::rx_queues(socket, device),
+        is_veth: netdev::driver(socket, device).is_ok_and(|driver| driver == "veth"),
+    })
+}
+
+/// Attaches the program; tells whether in the driver.
+fn attach(
+    program: BorrowedFd<'_>,
+    index: u32,
+    config: &XdpConfig,
+) -> Result<(OwnedFd, bool), XdpError> {
+    let device = &config.device;
+    let attach = |flags| sys::attach(program, index, flags);
+    let failed = |source| XdpError::of(device, "attaching the XDP program", source);
+    if config.mode != Mode::Generic {
+        match attach(NATIVE) {
+            Ok(link) => return Ok((link, true)),
+            // The driver cannot at all, or not as it is set up.
+            Err(Errno::OPNOTSUPP | Errno::INVAL) if config.mode == Mode::Native => {
+                let device = device.clone();
+                return Err(XdpError::NoNative { device });
+            }
+            Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::RANGE) if config.mode == Mode::Auto => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+    }
+    Ok((attach(GENERIC).map_err(failed)?, false))
+}
+
+/// Deals the sockets out to the workers. One without a socket sends by AF_PACKET.
+fn deal(
+    sockets: Vec<XdpSocket>,
+    config: &XdpConfig,
+    found: &Found,
+    attached: &Arc<Attached>,
+) -> Result<Vec<Box<dyn Queue>>, XdpError> {
+    let failed = |source| XdpError::of(&config.device, "dealing out its queues", source);
+    let workers = config.queues.max(1);
+    let mut hands: Vec<Vec<XdpSocket>> = (0..workers).map(|_| Vec::new()).collect();
+    for (index, socket) in sockets.into_iter().enumerate() {
+        hands[index % workers].push(socket);
+    }
+    let mut queues: Vec<Box<dyn Queue>> = Vec::with_capacity(workers);
+    for sockets in hands {
+        if sockets.is_empty() {
+            queues.push(packet::sender(found.index, found.mtu).map_err(failed)?);
+        } else {
+            let queue = XdpQueue::new(sockets, attached.clone()).map_err(failed)?;
+            queues.push(Box::new(queue));
+        }
+    }
+    Ok(queues)
+}
+
+/// What was got, for `jumbo status`.
+fn capabilities(native: bool, mode: Mode, sharing: Option<Sharing>) -> Vec<Capability> {
+    let sharing = sharing.unwrap_or(Sharing {
+        zero_copy: false,
+        pieces: false,
+    });
+    let row = |name, in_use: bool, why: &str| Capability {
+        name,
+        offered: in_use,
+        in_use,
+        why: (!in_use).then(|| why.to_owned()),
+    };
+    let no_native = match mode {
+        Mode::Generic => "mode=generic was asked for",
+        _ => "the driver has no XDP, or not with this MTU",
+    };
+    vec![
+        row("xdp_native", native, no_native),
+        row(
+            "zero_copy",
+            sharing.zero_copy,
+            "the driver has no zero-copy for AF_XDP: packets are copied once",
+        ),
+        row(
+            "multi_buffer",
+            sharing.pieces,
+            "packets longer than a page are refused by kernel or driver",
+        ),
+        row("rx_csum", false, "AF_XDP knows no partial checksums"),
+        row("tx_csum", false, "AF_XDP knows no partial checksums here"),
+        row("tx_tso4", false, "AF_XDP knows no super-packets"),
+        row("tx_tso6", false, "AF_XDP knows no super-packets"),
+        row("tx_uso", false, "AF_XDP knows no super-packets"),
+    ]
+}

@@ -1,0 +1,373 @@
+//! One AF_XDP socket: its memory area, in chunks, and its four rings.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use jumbo_engine::arena::{HEAD_WANTED, Pieces};
+use jumbo_engine::packet::{Frag, HEADER_ROOM, Link, Packet};
+use jumbo_engine::vnet::{HeaderFault, Trust};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::io::Errno;
+use rustix::net::xdp::{
+    SocketAddrXdp, SocketAddrXdpFlags, XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING,
+    XDP_UMEM_PGOFF_COMPLETION_RING, XDP_UMEM_PGOFF_FILL_RING, XdpOptionsFlags, XdpUmemReg,
+    XdpUmemRegFlags,
+};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+
+use super::partial;
+use super::ring::{Consumer, Desc, Producer};
+use crate::pool::{Lender, Pool, Region, Regions};
+use crate::queue::{Burst, RxEnd, RxLoss, RxStats, TxFault};
+
+/// Bytes of a chunk: a page, the most there is.
+const CHUNK_LEN: usize = 4096;
+/// Chunks to receive into, and as many entries of the receive and fill rings: four bursts.
+const RX_CHUNKS: u32 = 2048;
+/// Chunks to send from, and as many entries of the transmit and completion rings.
+const TX_CHUNKS: u32 = 1024;
+/// Packets that one system call sends at most in copy mode (Linux `net/xdp/xsk.c` TX_BATCH_SIZE).
+const KICK_PACKETS: u32 = 32;
+/// XDP_PKT_CONTD: the packet goes on in the next entry.
+const CONTINUED: u32 = 1;
+/// Pieces of a packet: what Linux makes of 64 KB (MAX_SKB_FRAGS and the head).
+const PIECES_MAX: usize = 18;
+
+/// How the kernel and the socket share packets.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sharing {
+    /// The device writes into our memory, and reads from it.
+    pub(super) zero_copy: bool,
+    /// Packets may come in several pieces.
+    pub(super) pieces: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct XdpSocket {
+    fd: OwnedFd,
+    regions: Regions,
+    fill: Producer<u64>,
+    completion: Consumer<u64>,
+    rx: Consumer<Desc>,
+    tx: Producer<Desc>,
+    /// Chunks to send from that are free.
+    free: Vec<u64>,
+    /// Chunks received into that the burst still refers to.
+    lent: Vec<u64>,
+    /// Where a packet is put together before it is sent.
+    scratch: Vec<u8>,
+    sharing: Sharing,
+    /// Checksums may be partial though nothing says so.
+    partial: bool,
+    gone: bool,
+    down: bool,
+    /// Packets that found no chunk, as far as counted.
+    full: u64,
+}
+
+impl XdpSocket {
+    /// A socket on receive queue `queue` of interface `index`.
+    pub(super) fn open(index: u32, queue: u32, partial: bool) -> Result<Self, Errno> {
+        let fd = rustix::net::socket_with(
+            AddressFamily::XDP,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        let regions = memory(fd.as_fd())?;
+        sockopt::set_xdp_umem_fill_ring_size(&fd, RX_CHUNKS)?;
+        sockopt::set_xdp_umem_completion_ring_size(&fd, TX_CHUNKS)?;
+        sockopt::set_xdp_rx_ring_size(&fd, RX_CHUNKS)?;
+        sockopt::set_xdp_tx_ring_size(&fd, TX_CHUNKS)?;
+        let offsets = sockopt::xdp_mmap_offsets(&fd)?;
+        let at = fd.as_fd();
+        let mut socket = Self {
+            fill: Producer::map(at, XDP_UMEM_PGOFF_FILL_RING, offsets.fr, RX_CHUNKS)?,
+            completion: Consumer::map(at, XDP_UMEM_PGOFF_COMPLETION_RING, offsets.cr, TX_CHUNKS)?,
+            rx: Consumer::map(at, XDP_PGOFF_RX_RING, offsets.rx, RX_CHUNKS)?,
+            tx: Producer::map(at, XDP_PGOFF_TX_RING, offsets.tx, TX_CHUNKS)?,
+            fd,
+            regions,
+            free: (RX_CHUNKS..RX_CHUNKS + TX_CHUNKS).map(chunk).collect(),
+            lent: Vec::with_capacity(RX_CHUNKS as usize),
+            scratch: Vec::with_capacity(PIECES_MAX * CHUNK_LEN),
+            sharing: Sharing {
+                zero_copy: false,
+                pieces: false,
+            },
+            partial,
+            gone: false,
+            down: false,
+            full: 0,
+        };
+        (0..RX_CHUNKS)
+            .map(chunk)
+            .for_each(|at| socket.fill.push(at));
+        socket.fill.publish();
+        socket.sharing = bind(socket.fd.as_fd(), index, queue)?;
+        Ok(socket)
+    }
+
+    pub(super) fn sharing(&self) -> Sharing {
+        self.sharing
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Receives until `bytes` is more than a batch may have, or nothing is left.
+    pub(super) fn rx(&mut self, burst: &mut Burst, stats: &mut RxStats, left: usize) -> RxEnd {
+        if self.gone {
+            return RxEnd::Gone;
+        }
+        let Some(lender) = burst.pool.borrow(&self.regions) else {
+            return RxEnd::More;
+        };
+        let mut bytes = 0;
+        for count in 0..left {
+            let full = bytes >= burst.bounds.batch_bytes || !burst.has_room();
+            if full || burst.arena.free_frags() < PIECES_MAX {
+                return RxEnd::More;
+            }
+            let Some((pieces, len)) = self.next_packet(lender) else {
+                return match count {
+                    0 => self.nothing_came(stats),
+                    _ => RxEnd::Drained,
+                };
+            };
+            match pieces {
+                Ok(body) => self.admit(&body, burst, stats),
+                Err(loss) => stats.losses.count(loss),
+            }
+            bytes += len;
+        }
+        RxEnd::More
+    }
+
+    /// The pieces of the next packet and its length; its chunks are lent from now on.
+    fn next_packet(
+        &mut self,
+        lender: Lender,
+    ) -> Option<(Result<arrayvec::ArrayVec<Frag, PIECES_MAX>, RxLoss>, usize)> {
+        let mut body = arrayvec::ArrayVec::new();
+        let (mut len, mut count, mut cut) = (0, 0, false);
+        loop {
+            let desc = self.rx.peek(count)?;
+            count += 1;
+            len += desc.len as usize;
+            let frag = Frag::new(lender.at(0, desc.addr), desc.len);
+            cut |= body.try_push(frag).is_err();
+            if desc.options & CONTINUED == 0 {
+                break;
+            }
+        }
+        for index in 0..count {
+            let desc = self.rx.peek(index)?;
+            self.lent
+                .push(desc.addr / CHUNK_LEN as u64 * CHUNK_LEN as u64);
+        }
+        self.rx.take(count);
+        let body = if cut {
+            Err(RxLoss::Truncated)
+        } else {
+            Ok(body)
+        };
+        Some((body, len))
+    }
+
+    fn admit(&self, body: &[Frag], burst: &mut Burst, stats: &mut RxStats) {
+        let mut head = [0; HEAD_WANTED];
+        let mut len = 0;
+        for frag in body {
+            let Some(piece) = burst.pool.piece(*frag) else {
+                return stats.faults.count(HeaderFault::HeadMissing);
+            };
+            len += piece.copy_to(&mut head[len..]);
+            if len == HEAD_WANTED {
+                break;
+            }
+        }
+        let head = &head[..len];
+        let vnet = self.partial.then(|| partial::find(head)).flatten();
+        let vnet = vnet.as_ref().map(|vnet| (vnet, Trust::Kernel));
+        burst.admit_lent(Link::Ethernet, head, body, vnet, stats);
+    }
+
+    /// Nothing is there: look why, and what was lost.
+    #[cold]
+    fn nothing_came(&mut self, stats: &mut RxStats) -> RxEnd {
+        if sockopt::socket_error(&self.fd).is_ok_and(|error| error.is_err()) {
+            // Said only when the device goes (`xsk_notifier`).
+            self.gone = true;
+            return RxEnd::Gone;
+        }
+        if let Ok(counts) = sockopt::xdp_statistics(&self.fd) {
+            let full = counts.rx_dropped + counts.rx_ring_full.unwrap_or(0);
+            let more = full.saturating_sub(self.full);
+            stats.losses.count_many(RxLoss::RingFull, more);
+            self.full = full;
+        }
+        RxEnd::Drained
+    }
+
+    /// Puts a finished packet into the transmit ring.
+    pub(super) fn tx(
+        &mut self,
+        packet: &Packet,
+        payload: Pieces<'_>,
+        pool: &Pool,
+    ) -> Result<(), TxFault> {
+        if self.gone {
+            return Err(TxFault::Gone);
+        }
+        if self.down {
+            return Err(TxFault::LinkDown);
+        }
+        self.scratch.clear();
+        self.scratch.resize(HEADER_ROOM + 8, 0);
+        let header_len = packet.write_header(&mut self.scratch).unwrap_or(0);
+        self.scratch.truncate(header_len);
+        pool.append_to(payload, &mut self.scratch)
+            .ok_or(TxFault::PayloadMissing)?;
+        let count = self.scratch.len().div_ceil(CHUNK_LEN).max(1);
+        if count > 1 && !self.sharing.pieces || count > PIECES_MAX - 1 {
+            return Err(TxFault::Refused);
+        }
+        self.reclaim();
+        if self.free.len() < count || (self.tx.room() as usize) < count {
+            self.kick();
+            self.reclaim();
+            if self.free.len() < count || (self.tx.room() as usize) < count {
+                return Err(TxFault::QueueFull);
+            }
+        }
+        self.push(count);
+        Ok(())
+    }
+
+    fn push(&mut self, count: usize) {
+        let Some(region) = self.regions.first() else {
+            return;
+        };
+        for (index, bytes) in self.scratch.chunks(CHUNK_LEN).enumerate() {
+            let Some(addr) = self.free.pop() else { return };
+            // A chunk of ours has room for CHUNK_LEN bytes.
+            let _ = region.write(addr, bytes);
+            self.tx.push(Desc {
+                addr,
+                len: bytes.len() as u32,
+                options: if index + 1 < count { CONTINUED } else { 0 },
+            });
+        }
+    }
+
+    /// Takes back the chunks of packets that have left.
+    fn reclaim(&mut self) {
+        if self.free.len() >= TX_CHUNKS as usize / 2 {
+            return;
+        }
+        while let Some(addr) = self.completion.peek(0) {
+            self.completion.take(1);
+            if self.free.len() < TX_CHUNKS as usize {
+                self.free.push(addr);
+            }
+        }
+    }
+
+    pub(super) fn publish(&mut self) {
+        if !self.gone {
+            self.kick();
+        }
+    }
+
+    /// Shows the kernel what is in the transmit ring, and has it sent.
+    fn kick(&mut self) {
+        self.tx.publish();
+        for _ in 0..=TX_CHUNKS / KICK_PACKETS {
+            if self.tx.waiting() == 0 || !self.tx.needs_wakeup() {
+                return;
+            }
+            match rustix::net::send(&self.fd, &[], SendFlags::DONTWAIT) {
+                // More is left than one call sends.
+                Ok(_) | Err(Errno::AGAIN | Errno::BUSY | Errno::INTR) => self.down = false,
+                Err(Errno::NETDOWN) => {
+                    self.down = true;
+                    return;
+                }
+                Err(Errno::NXIO | Errno::NODEV) => {
+                    self.gone = true;
+                    return;
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Gives back the chunks that were received into.
+    pub(super) fn release(&mut self) {
+        if self.lent.is_empty() {
+            return;
+        }
+        for addr in self.lent.drain(..) {
+            self.fill.push(addr);
+        }
+        self.fill.publish();
+        if self.fill.needs_wakeup() && self.sharing.zero_copy {
+            // What it says does not matter: the next packet or the next call tells.
+            let _ = rustix::net::recv(&self.fd, &mut [0u8; 0][..], RecvFlags::DONTWAIT);
+        }
+    }
+}
+
+fn chunk(index: u32) -> u64 {
+    u64::from(index) * CHUNK_LEN as u64
+}
+
+/// Makes the memory area.
+fn memory(fd: BorrowedFd<'_>) -> Result<Regions, Errno> {
+    let len = (RX_CHUNKS + TX_CHUNKS) as usize * CHUNK_LEN;
+    let file = memfd_create("jumbo-xdp", MemfdFlags::CLOEXEC)?;
+    ftruncate(&file, len as u64)?;
+    let region = Region::map(file.as_fd(), 0, len)?;
+    let at = region.ptr(0, len).ok_or(Errno::INVAL)?;
+    let area = XdpUmemReg {
+        addr: at.as_ptr() as u64,
+        len: len as u64,
+        chunk_size: CHUNK_LEN as u32,
+        headroom: 0,
+        flags: XdpUmemRegFlags::empty(),
+        tx_metadata_len: 0,
+    };
+    sockopt::set_xdp_umem_reg(fd, area)?;
+    Ok(Arc::new([Arc::new(region)]))
+}
+
+/// Binds in the best way the driver has.
+fn bind(fd: BorrowedFd<'_>, index: u32, queue: u32) -> Result<Sharing, Errno> {
+    use SocketAddrXdpFlags as Flags;
+    let mut refused = Errno::OPNOTSUPP;
+    for (zero_copy, pieces) in [(true, true), (true, false), (false, true), (false, false)] {
+        let mut flags = Flags::XDP_USE_NEED_WAKEUP;
+        flags |= match zero_copy {
+            true => Flags::XDP_ZEROCOPY,
+            false => Flags::XDP_COPY,
+        };
+        if pieces {
+            flags |= Flags::XDP_USE_SG;
+        }
+        match rustix::net::bind(fd, &SocketAddrXdp::new(flags, index, queue)) {
+            Ok(()) => {
+                let options = sockopt::xdp_options(fd)?;
+                let zero_copy = options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY);
+                return Ok(Sharing { zero_copy, pieces });
+            }
+            Err(Errno::OPNOTSUPP | Errno::INVAL) => {}
+            Err(errno) => refused = errno,
+        }
+        if refused == Errno::BUSY {
+            break;
+        }
+    }
+    Err(refused)
+}

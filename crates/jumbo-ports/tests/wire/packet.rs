@@ -1,0 +1,247 @@
+//! AF_PACKET against the contract of a queue, and against the kernel's whims.
+
+use jumbo_engine::pending::Caps;
+use jumbo_engine::vnet::VnetHeader;
+use jumbo_lab::{LabTest, TestError};
+use jumbo_ports::conformance::{Subject, check};
+use jumbo_ports::packet::{self, Fanout, PacketConfig, PacketError};
+use jumbo_ports::queue::{Port, RxEnd, RxLoss, TxFault};
+use jumbo_testkit::oracle::vnet_gso;
+use jumbo_testkit::script::TcpStream;
+
+use crate::samples::{base, pending, samples};
+use crate::support::{AllQueues, FarEnd, Outcome, Taker, Wire, send, with_header};
+
+pub(crate) fn tests() -> Vec<LabTest> {
+    vec![
+        LabTest::new("packet_keeps_the_contract", keeps_the_contract),
+        LabTest::new(
+            "packet_of_several_sockets_keeps_the_contract",
+            of_several_sockets,
+        ),
+        LabTest::new("packet_past_the_qdisc_keeps_the_contract", past_the_qdisc),
+        LabTest::new("packet_carries_tags_both_ways", carries_tags),
+        LabTest::new("packet_counts_what_the_ring_lost", counts_ring_losses),
+        LabTest::new("packet_counts_what_was_cut_off", counts_truncated),
+        LabTest::new("packet_does_not_hear_itself", does_not_hear_itself),
+        LabTest::new("packet_outlives_down_and_up", outlives_down_and_up),
+        LabTest::new("packet_undoes_promiscuous_mode", undoes_promiscuous),
+        LabTest::new("packet_errors_say_what_is_wrong", errors_say_what_is_wrong),
+    ]
+}
+
+fn config(queues: usize) -> PacketConfig {
+    PacketConfig {
+        device: "w0".into(),
+        queues,
+        takes: Caps::ALL,
+        fanout: Fanout::Hash,
+        qdisc_bypass: false,
+        mtu: None,
+    }
+}
+
+fn open(wire: &Wire, config: &PacketConfig) -> Result<Port, TestError> {
+    Ok(wire.near.run(|| packet::open(config))??)
+}
+
+fn subject(config: &PacketConfig) -> Subject {
+    let wire = Wire::new().expect("a wire");
+    let port = open(&wire, config).expect("a port");
+    assert_eq!((port.queues.len(), port.info.mtu), (config.queues, 1500));
+    let socket = wire.socket().expect("a socket");
+    Subject {
+        queue: Box::new(AllQueues(port.queues)),
+        peer: Box::new(FarEnd { wire, socket }),
+        tag: None,
+    }
+}
+
+fn keeps_the_contract() -> Outcome {
+    check(&mut || subject(&config(1)), &samples());
+    Ok(())
+}
+
+fn of_several_sockets() -> Outcome {
+    for fanout in [Fanout::Hash, Fanout::Queue] {
+        let config = PacketConfig {
+            fanout,
+            ..config(3)
+        };
+        // Each sample is a flow: order is kept only within one.
+        for sample in samples().into_iter().skip(5).step_by(2) {
+            check(&mut || subject(&config), &[sample]);
+        }
+    }
+    Ok(())
+}
+
+fn past_the_qdisc() -> Outcome {
+    let config = PacketConfig {
+        qdisc_bypass: true,
+        ..config(1)
+    };
+    check(&mut || subject(&config), &samples());
+    Ok(())
+}
+
+fn carries_tags() -> Outcome {
+    let wire = Wire::new()?;
+    let mut queue = open(&wire, &config(1))?.queues.remove(0);
+    let far = wire.socket()?;
+    let mut taker = Taker::new();
+    let packets = [
+        base().vlan(0x8100, 0x6007).payload_len(600).build(),
+        base()
+            .vlan(0x88a8, 9)
+            .vlan(0x8100, 7)
+            .payload_len(600)
+            .build(),
+        base().vlan(0x8100, 7).payload_len(1460).build(),
+    ];
+    for packet in &packets {
+        far.send(&with_header(&VnetHeader::default(), packet))?;
+    }
+    let (_, got) = taker.drain(&mut *queue);
+    let ours = |bytes: &Vec<u8>| bytes[6..12] == packets[0][6..12];
+    let got: Vec<_> = got.into_iter().filter(ours).collect();
+    assert_eq!(got, packets, "tags are back in their place");
+    Ok(())
+}
+
+fn counts_ring_losses() -> Outcome {
+    let wire = Wire::new()?;
+    let mut queue = open(&wire, &config(1))?.queues.remove(0);
+    let far = wire.socket()?;
+    for _ in 0..1500 {
+        far.send(&with_header(&VnetHeader::default(), &base().build()))?;
+    }
+    let mut taker = Taker::new();
+    let (_, got) = taker.drain(&mut *queue);
+    far.send(&with_header(&VnetHeader::default(), &base().build()))?;
+    let (_, more) = taker.drain(&mut *queue);
+    let lost = taker.stats.losses.get(RxLoss::RingFull);
+    let all = (got.len() + more.len()) as u64 + lost;
+    assert!(lost > 0 && all >= 1501, "{lost} of {all}");
+    Ok(())
+}
+
+/// Super-packets wait beside the ring, as many as the socket's buffer takes.
+fn counts_truncated() -> Outcome {
+    let wire = Wire::new()?;
+    let mut queue = open(&wire, &config(1))?.queues.remove(0);
+    let far = wire.socket()?;
+    let large = pending(
+        &TcpStream::new(base()).segments(45).mss(1440).super_packet(),
+        vnet_gso::TCPV4,
+        1440,
+    );
+    for _ in 0..1000 {
+        far.send(&with_header(&large.vnet, &large.bytes))?;
+    }
+    let mut taker = Taker::new();
+    let (_, got) = taker.drain(&mut *queue);
+    let whole = got.iter().filter(|bytes| **bytes == large.bytes).count() as u64;
+    let lost = taker.stats.losses.total();
+    assert!(whole > 200 && whole + lost >= 1000, "{whole} and {lost}");
+    let cut = taker.stats.losses.get(RxLoss::Truncated);
+    assert!(cut > 0, "{:?}", taker.stats.losses);
+    Ok(())
+}
+
+fn does_not_hear_itself() -> Outcome {
+    let wire = Wire::new()?;
+    let mut port = open(&wire, &config(2))?;
+    let far = wire.socket()?;
+    let mut taker = Taker::new();
+    for queue in &mut port.queues {
+        assert_eq!(
+            send(&mut **queue, &VnetHeader::default(), &base().build()),
+            Ok(())
+        );
+    }
+    assert!(far.recv(std::time::Duration::from_secs(1))?.is_some());
+    let ours = |bytes: &Vec<u8>| bytes[6..12] == base().build()[6..12];
+    for queue in &mut port.queues {
+        let (_, heard) = taker.drain(&mut **queue);
+        assert_eq!(heard.iter().filter(|bytes| ours(bytes)).count(), 0);
+    }
+    Ok(())
+}
+
+fn outlives_down_and_up() -> Outcome {
+    for queues in [1, 2] {
+        let wire = Wire::new()?;
+        let mut queue = AllQueues(open(&wire, &config(queues))?.queues);
+        let far = wire.socket()?;
+        let mut taker = Taker::new();
+        let packet = with_header(&VnetHeader::default(), &base().build());
+        let links = wire.near.links()?;
+        links.down("w0")?;
+        assert_eq!(taker.drain(&mut queue).0, RxEnd::Drained);
+        let sent = send(&mut queue, &VnetHeader::default(), &base().build());
+        assert_eq!(sent, Err(TxFault::LinkDown));
+        links.up("w0")?;
+        links.rename("w0", "w9")?;
+        far.send(&packet)?;
+        let (end, got) = taker.drain(&mut queue);
+        let ours = |bytes: &&Vec<u8>| bytes[6..12] == packet[16..22];
+        assert_eq!((end, got.iter().filter(ours).count()), (RxEnd::Drained, 1));
+        links.delete("w9")?;
+        assert_eq!(taker.drain(&mut queue).0, RxEnd::Gone);
+        assert_eq!(taker.drain(&mut queue).0, RxEnd::Gone);
+    }
+    Ok(())
+}
+
+fn undoes_promiscuous() -> Outcome {
+    let wire = Wire::new()?;
+    let read = |name: &str| -> Result<u32, TestError> {
+        let path = format!("/sys/class/net/{name}/flags");
+        let text = wire
+            .near
+            .run_with_sysfs(|| std::fs::read_to_string(&path))??;
+        let digits = text.trim().trim_start_matches("0x");
+        u32::from_str_radix(digits, 16).map_err(TestError::from)
+    };
+    let port = open(&wire, &config(2))?;
+    // The count is not in the flags that sysfs shows; the device's own are.
+    let promiscuity = || -> Result<String, TestError> {
+        let packet = wire
+            .near
+            .run(|| std::fs::read_to_string("/proc/thread-self/net/packet"))??;
+        Ok(packet)
+    };
+    assert_eq!(
+        promiscuity()?.lines().count(),
+        3,
+        "a headline and two sockets"
+    );
+    drop(port);
+    assert_eq!(promiscuity()?.lines().count(), 1);
+    assert_eq!(read("w0")? & 0x100, 0);
+    Ok(())
+}
+
+fn errors_say_what_is_wrong() -> Outcome {
+    let wire = Wire::new()?;
+    let error = |config: &PacketConfig| {
+        let port = wire.near.run(|| packet::open(config)).expect("a thread");
+        port.expect_err("it cannot be opened")
+    };
+    let named = |device: &str| PacketConfig {
+        device: device.into(),
+        ..config(2)
+    };
+    assert!(matches!(
+        error(&named("nobody")),
+        PacketError::NoDevice { .. }
+    ));
+    assert!(matches!(
+        error(&named("lo")),
+        PacketError::NotEthernet { .. }
+    ));
+    wire.near.links()?.down("w0")?;
+    assert!(matches!(error(&named("w0")), PacketError::Down { .. }));
+    Ok(())
+}
