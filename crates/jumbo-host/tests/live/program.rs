@@ -44,6 +44,9 @@ struct Count {
     refusals: u32,
 }
 
+/// Whether it applies, what `ethtool` calls it, and how we read it.
+type Row<'a, T> = (bool, &'a str, fn(&T) -> Option<u32>);
+
 impl Count {
     /// A question the program asks too: both get numbers, or both get nothing.
     fn compare<T: Copy>(
@@ -51,7 +54,7 @@ impl Count {
         (device, flag): (&str, &str),
         ours: &Datum<Option<T>>,
         theirs: Option<String>,
-        rows: &[(bool, &str, fn(&T) -> Option<u32>)],
+        rows: &[Row<'_, T>],
     ) -> Result {
         let ours = *ours.get()?;
         let Some(text) = &theirs else {
