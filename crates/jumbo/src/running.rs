@@ -68,7 +68,7 @@ pub(crate) fn start(
         live.join(spec.clone(), port)?;
     }
     Ok(Arc::new(Running {
-        state: Mutex::new(State::Running(live)),
+        state: Mutex::new(State::Running(Box::new(live))),
     }))
 }
 
@@ -239,7 +239,7 @@ struct Running {
 }
 
 enum State {
-    Running(Live),
+    Running(Box<Live>),
     /// With its last words, if the workers had any.
     Stopped(Option<Snapshot>),
 }
