@@ -45,6 +45,10 @@ fn main() -> ExitCode {
                 an_undo_leaves_others_changes_alone,
             ),
             LabTest::new(
+                "without_rights_nothing_is_changed",
+                without_rights_nothing_is_changed,
+            ),
+            LabTest::new(
                 "without_procfs_there_is_a_report",
                 without_procfs_there_is_a_report,
             ),
@@ -427,6 +431,32 @@ fn an_undo_leaves_others_changes_alone() -> Result {
     assert_eq!(links.get("w0")?.mtu, 2000);
     damage(&bench.path("state/undo"))?;
     expect(&bench.tune("undo")?, 1, "is no undo file");
+    Ok(())
+}
+
+fn without_rights_nothing_is_changed() -> Result {
+    let bench = Bench::new()?;
+    bench.plan()?;
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(bench.dir.path(), open)?;
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(env!("CARGO_BIN_EXE_jumbo"))
+        .args(["tune", "--state-dir", "nobodys", "apply", "plan.json"])
+        .current_dir(bench.dir.path())
+        .stdin(Stdio::null());
+    let output = bench.run(command);
+    let Ok(output) = output else {
+        return Err(skip("no setpriv (apt install util-linux)"));
+    };
+    if output.status.code() == Some(127) || words(&output.stderr).contains("setpriv:") {
+        return Err(skip(
+            "nobody cannot run jumbo here (run as root, a path others may read)",
+        ));
+    }
+    expect(&output, 3, "permission denied (run as root)");
+    assert!(!bench.tso()?);
     Ok(())
 }
 

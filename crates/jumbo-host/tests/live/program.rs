@@ -37,6 +37,9 @@ fn fields(text: &str) -> BTreeMap<(bool, String), Option<u32>> {
     fields
 }
 
+/// A value among the program's: whether it stands under "Current", its name, and ours.
+type Row<T> = (bool, &'static str, fn(&T) -> Option<u32>);
+
 /// How many values were compared.
 #[derive(Debug, Default)]
 struct Count {
@@ -51,7 +54,7 @@ impl Count {
         (device, flag): (&str, &str),
         ours: &Datum<Option<T>>,
         theirs: Option<String>,
-        rows: &[(bool, &str, fn(&T) -> Option<u32>)],
+        rows: &[Row<T>],
     ) -> Result {
         let ours = *ours.get()?;
         let Some(text) = &theirs else {

@@ -49,10 +49,7 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
         // Asked for and denied has a cause of its own: SEG002, SEG003.
         !tso.active && !tso.wanted && !tso.fixed
     };
-    let off: Vec<&str> = Features::TSO
-        .into_iter()
-        .filter(|name| off(&name))
-        .collect();
+    let off: Vec<&str> = Features::TSO.into_iter().filter(|name| off(name)).collect();
     fault_if(!off.is_empty(), || {
         let fault = Fault::new(format!(
             "{} leaves TCP segmentation to the processor",

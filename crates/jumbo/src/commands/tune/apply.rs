@@ -195,6 +195,8 @@ fn rolled_back(steps: &[Step], failure: &Failure) -> CliError {
     let at = |number: usize| steps.get(number).map(human::name).unwrap_or_default();
     let what = format!("{}: {}", at(failure.step), failure.what);
     match failure.stuck.is_empty() {
+        // Nothing had been changed yet, so nothing was rolled back.
+        true if failure.denied && failure.step == 0 => CliError::machine(what),
         true => CliError::rolled_back(format!("{what}; everything is as it was")),
         false => {
             let stuck = failure
