@@ -233,7 +233,7 @@ fn all(frame: &mut Frame<'_>, area: Rect, state: &State, ui: &Ui) {
     ])
     .areas(area);
     devices(frame, first, &view.rates, ui);
-    sparkline(frame, history, state);
+    sparkline(frame, history, state, ui);
     cpus(frame, second, &view.rates.cpus, ui);
     if !view.ports.is_empty() {
         ports(frame, third, &view.ports, ui);
@@ -241,9 +241,11 @@ fn all(frame: &mut Frame<'_>, area: Rect, state: &State, ui: &Ui) {
     events(frame, last, state, ui);
 }
 
-/// Coalescing over the last minutes.
-fn sparkline(frame: &mut Frame<'_>, area: Rect, state: &State) {
-    let width = usize::from(area.width);
+/// Coalescing over the last minutes, beside what the highest mark stands for.
+fn sparkline(frame: &mut Frame<'_>, area: Rect, state: &State, ui: &Ui) {
+    let [label, marks] =
+        Layout::horizontal([Constraint::Length(19), Constraint::Min(0)]).areas(area);
+    let width = usize::from(marks.width);
     let last: Vec<u64> = state
         .history
         .iter()
@@ -252,7 +254,13 @@ fn sparkline(frame: &mut Frame<'_>, area: Rect, state: &State) {
         .rev()
         .copied()
         .collect();
-    frame.render_widget(Sparkline::default().data(&last), area);
+    let most = last.iter().copied().max().unwrap_or(0) as f64 / 100.0;
+    let lines = vec![
+        Line::styled("segments/packet", ui.heading()),
+        Line::raw(format!("  most {most:.1}")),
+    ];
+    frame.render_widget(Paragraph::new(lines), label);
+    frame.render_widget(Sparkline::default().data(&last), marks);
 }
 
 const DEVICE_COLUMNS: [(&str, u16); 9] = [
