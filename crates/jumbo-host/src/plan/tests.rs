@@ -82,6 +82,54 @@ fn whatever_a_rule_wants_makes_it_silent_and_no_other_loud() {
     }
 }
 
+/// On every rule's host, judged as anything: no rule asks for what another one complains about.
+#[test]
+fn no_profile_contradicts_itself() {
+    for profile in [
+        Profile::VmHost,
+        Profile::Router,
+        Profile::Throughput,
+        Profile::Latency,
+    ] {
+        for (id, cases) in cases() {
+            let mut scene = Scene::healthy();
+            (cases.fires)(&mut scene);
+            scene.profile = profile;
+            let plan = of(&scene, &[]);
+            assert_eq!(plan.conflicts, [], "{id} as {}", profile.name());
+            let healed = faults(&judged(&scene, &after(&scene, &plan)));
+            let ill = faults(&judged(&scene, &scene.now));
+            let new: Vec<_> = healed.difference(&ill).collect();
+            assert!(new.is_empty(), "{id} as {}: {new:?}", profile.name());
+        }
+    }
+}
+
+#[test]
+fn what_a_host_is_for_decides_what_is_planned() {
+    let mut scene = Scene::healthy();
+    if let crate::datum::Datum::Known { value, .. } = &mut scene.device("eth0").coalesce {
+        let coalesce = value.as_mut().expect("a card has it");
+        (coalesce.rx_usecs, coalesce.adaptive_rx) = (Some(200), Some(false));
+    }
+    let planned = |profile| {
+        let plan = of(
+            &Scene {
+                profile,
+                ..scene.clone()
+            },
+            &[],
+        );
+        let steps = plan
+            .steps
+            .iter()
+            .map(|step| format!("{} {}", step.setting, step.new));
+        steps.collect::<Vec<_>>()
+    };
+    assert_eq!(planned(Profile::Latency), ["rx-usecs 8"]);
+    assert_eq!(planned(Profile::Throughput), ["adaptive-rx on"]);
+}
+
 /// What a fault says to type and what a plan does is one thing.
 #[test]
 fn each_setting_of_a_fault_is_among_its_commands() {
