@@ -105,6 +105,42 @@ fn no_profile_contradicts_itself() {
     }
 }
 
+/// Two faults at once: their plans do not get into each other's way.
+#[test]
+fn no_two_rules_contradict_each_other() {
+    let changes = |case: &(&'static str, crate::rules::scene::Cases)| {
+        let mut scene = Scene::healthy();
+        (case.1.fires)(&mut scene);
+        !of(&scene, &[]).steps.is_empty()
+    };
+    let all: Vec<_> = cases().filter(changes).collect();
+    let (mut bad, mut pairs) = (Vec::new(), 0);
+    for (number, (one, first)) in all.iter().enumerate() {
+        for (other, second) in &all[number + 1..] {
+            // Some faults exclude each other: the second finds nothing to change where the first was.
+            let both = std::panic::catch_unwind(|| {
+                let mut scene = Scene::healthy();
+                (first.fires)(&mut scene);
+                (second.fires)(&mut scene);
+                scene
+            });
+            let Ok(scene) = both else { continue };
+            pairs += 1;
+            let plan = of(&scene, &[]);
+            // A fault somebody else must remove may lie behind one that is removed here.
+            let mut healed = judged(&scene, &after(&scene, &plan));
+            healed.findings.retain(|finding| !finding.wanted.is_empty());
+            let (healed, ill) = (faults(&healed), faults(&judged(&scene, &scene.now)));
+            let new: Vec<_> = healed.difference(&ill).collect();
+            if !plan.conflicts.is_empty() || !new.is_empty() {
+                bad.push(format!("{one} and {other}: {:?} {new:?}", plan.conflicts));
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{bad:#?}");
+    assert!(pairs > 600, "only {pairs}");
+}
+
 #[test]
 fn what_a_host_is_for_decides_what_is_planned() {
     let mut scene = Scene::healthy();
