@@ -306,12 +306,13 @@ fn waits(bench: &Bench) -> Result<bool> {
     let Ok(files) = std::fs::read_dir(bench.path("state/undo")) else {
         return Ok(false);
     };
-    let texts = files
+    // A file that is still being written has another ending.
+    let whole = files
         .flatten()
-        .filter_map(|file| std::fs::read_to_string(file.path()).ok());
-    Ok(texts
-        .into_iter()
-        .any(|text| text.contains("\"unconfirmed\"")))
+        .map(|file| file.path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "json"));
+    let mut texts = whole.filter_map(|path| std::fs::read_to_string(path).ok());
+    Ok(texts.any(|text| text.contains("\"unconfirmed\"")))
 }
 
 fn ended(mut child: Child) -> Result<Output> {
