@@ -731,6 +731,28 @@ mod tests {
     }
 
     #[test]
+    fn times_have_units_and_bounds() {
+        let seconds = |text: &str| text.parse::<Within>().map(|within| within.0.as_secs());
+        assert_eq!(
+            (seconds("60s"), seconds("5m"), seconds("7")),
+            (Ok(60), Ok(300), Ok(7))
+        );
+        for bad in ["0", "61m", "2h", "-1s", "", "9999999999999999999m"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+        for (text, fine) in [
+            ("0.1", true),
+            ("60s", true),
+            ("0", false),
+            ("61", false),
+            ("NaN", false),
+            ("x", false),
+        ] {
+            assert_eq!(text.parse::<Interval>().is_ok(), fine, "{text}");
+        }
+    }
+
+    #[test]
     fn help_of_workers_says_the_default() {
         let command = Cli::command();
         let run = command.find_subcommand("run").expect("there is one");

@@ -68,7 +68,7 @@ pub(crate) fn start(
         live.join(spec.clone(), port)?;
     }
     Ok(Arc::new(Running {
-        state: Mutex::new(State::Running(Box::new(live))),
+        state: Mutex::new(State::Running(live)),
     }))
 }
 
@@ -238,8 +238,9 @@ struct Running {
     state: Mutex<State>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 enum State {
-    Running(Box<Live>),
+    Running(Live),
     /// With its last words, if the workers had any.
     Stopped(Option<Snapshot>),
 }

@@ -45,6 +45,10 @@ fn main() -> ExitCode {
                 an_undo_leaves_others_changes_alone,
             ),
             LabTest::new(
+                "without_rights_nothing_is_changed",
+                without_rights_nothing_is_changed,
+            ),
+            LabTest::new(
                 "without_procfs_there_is_a_report",
                 without_procfs_there_is_a_report,
             ),
@@ -302,12 +306,13 @@ fn waits(bench: &Bench) -> Result<bool> {
     let Ok(files) = std::fs::read_dir(bench.path("state/undo")) else {
         return Ok(false);
     };
-    let texts = files
+    // A file that is still being written has another ending.
+    let whole = files
         .flatten()
-        .filter_map(|file| std::fs::read_to_string(file.path()).ok());
-    Ok(texts
-        .into_iter()
-        .any(|text| text.contains("\"unconfirmed\"")))
+        .map(|file| file.path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "json"));
+    let mut texts = whole.filter_map(|path| std::fs::read_to_string(path).ok());
+    Ok(texts.any(|text| text.contains("\"unconfirmed\"")))
 }
 
 fn ended(mut child: Child) -> Result<Output> {
@@ -427,6 +432,32 @@ fn an_undo_leaves_others_changes_alone() -> Result {
     assert_eq!(links.get("w0")?.mtu, 2000);
     damage(&bench.path("state/undo"))?;
     expect(&bench.tune("undo")?, 1, "is no undo file");
+    Ok(())
+}
+
+fn without_rights_nothing_is_changed() -> Result {
+    let bench = Bench::new()?;
+    bench.plan()?;
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(bench.dir.path(), open)?;
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(env!("CARGO_BIN_EXE_jumbo"))
+        .args(["tune", "--state-dir", "nobodys", "apply", "plan.json"])
+        .current_dir(bench.dir.path())
+        .stdin(Stdio::null());
+    let output = bench.run(command);
+    let Ok(output) = output else {
+        return Err(skip("no setpriv (apt install util-linux)"));
+    };
+    if output.status.code() == Some(127) || words(&output.stderr).contains("setpriv:") {
+        return Err(skip(
+            "nobody cannot run jumbo here (run as root, a path others may read)",
+        ));
+    }
+    expect(&output, 3, "permission denied (run as root)");
+    assert!(!bench.tso()?);
     Ok(())
 }
 

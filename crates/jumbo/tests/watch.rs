@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use jumbo_lab::ethtool::Offload;
-use jumbo_lab::ns::{Needs, NetNs};
+use jumbo_lab::ns::{Needs, NetNs, check_tun};
 use jumbo_lab::{LabTest, TestError, skip, test_main};
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 use serde_json::Value;
@@ -35,6 +35,10 @@ fn main() -> ExitCode {
                 lines_are_json_and_a_record_shows_the_same,
             ),
             LabTest::new("a_bad_record_is_named", a_bad_record_is_named),
+            LabTest::new(
+                "a_running_switchs_ports_are_shown",
+                a_running_switchs_ports_are_shown,
+            ),
         ],
     )
 }
@@ -347,5 +351,42 @@ fn a_bad_record_is_named() -> Result {
         assert_eq!(output.status.code(), Some(code), "{words:?}: {said}");
         assert!(said.contains(part), "{words:?}: {said}");
     }
+    Ok(())
+}
+
+fn a_running_switchs_ports_are_shown() -> Result {
+    check_tun().map_err(skip)?;
+    let ns = NetNs::new()?;
+    let dir = tempfile::tempdir()?;
+    let socket = dir.path().join("s.sock");
+    let path = socket.to_str().expect("text");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jumbo"));
+    command
+        .args([
+            "run", "--port", "tap:a0", "--port", "tap:b0", "--socket", path,
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut switch = ns.run_with_sysfs(|| command.spawn())??;
+    let began = Instant::now();
+    while !socket.exists() && began.elapsed() < LONGEST {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = batch(
+        &ns,
+        &["--interval", "0.1", "--count", "2", "--socket", path],
+    );
+    switch.kill()?;
+    switch.wait()?;
+    let lines = parsed(&output?)?;
+    let names: Vec<_> = lines[1]["ports"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|port| port["name"].clone())
+        .collect();
+    assert_eq!(names, ["a0", "b0"]);
+    assert!(lines[1]["ports"][0]["rx_pps"].is_number());
     Ok(())
 }

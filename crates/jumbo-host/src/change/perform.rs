@@ -38,6 +38,8 @@ pub struct Failure {
     pub step: usize,
     /// What was seen instead.
     pub what: String,
+    /// The caller may not change this.
+    pub denied: bool,
     /// Steps that could not be undone, with the reason.
     pub stuck: Vec<(usize, String)>,
 }
@@ -45,12 +47,13 @@ pub struct Failure {
 /// Does the steps in order and reads back each; undoes all when one does not hold.
 pub fn perform(machine: &mut dyn Machine, steps: &[Step]) -> Result<(), Failure> {
     for (number, step) in steps.iter().enumerate() {
-        if let Err(what) = one(machine, step) {
+        if let Err((what, denied)) = one(machine, step) {
             let done = steps.get(..=number).unwrap_or_default();
             let stuck = back(machine, done);
             return Err(Failure {
                 step: number,
                 what,
+                denied,
                 stuck,
             });
         }
@@ -58,30 +61,34 @@ pub fn perform(machine: &mut dyn Machine, steps: &[Step]) -> Result<(), Failure>
     Ok(())
 }
 
-fn one(machine: &mut dyn Machine, step: &Step) -> Result<(), String> {
-    let refused = |error: io::Error| format!("the kernel refuses it: {}", reason(&error));
-    machine.write(&step.setting, &step.new).map_err(refused)?;
+/// The words, and whether it is a question of permission.
+fn one(machine: &mut dyn Machine, step: &Step) -> Result<(), (String, bool)> {
+    if let Err(error) = machine.write(&step.setting, &step.new) {
+        let denied = error.kind() == io::ErrorKind::PermissionDenied;
+        return Err((format!("the kernel refuses it: {}", reason(&error)), denied));
+    }
     match machine.read(&step.setting) {
         Ok(value) if value == step.new => Ok(()),
-        Ok(value) => Err(format!("it was accepted and is {value} all the same")),
-        Err(error) => Err(format!("it cannot be read back: {error}")),
+        Ok(value) => Err((
+            format!("it was accepted and is {value} all the same"),
+            false,
+        )),
+        Err(error) => Err((format!("it cannot be read back: {error}"), false)),
     }
 }
 
 /// The kernel's words, with a hint where the code has one meaning here.
 fn reason(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(libc_codes::EOPNOTSUPP) => "not supported by this driver or kernel".into(),
-        Some(libc_codes::EPERM | libc_codes::EACCES) => "permission denied (run as root)".into(),
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "permission denied (run as root)".into(),
+        _ if error.raw_os_error() == Some(EOPNOTSUPP) => {
+            "not supported by this driver or kernel".into()
+        }
         _ => error.to_string(),
     }
 }
 
-mod libc_codes {
-    pub(super) const EPERM: i32 = 1;
-    pub(super) const EACCES: i32 = 13;
-    pub(super) const EOPNOTSUPP: i32 = 95;
-}
+const EOPNOTSUPP: i32 = 95;
 
 /// Puts the old values back, the last first; those that do not go back, with the reason.
 fn back(machine: &mut dyn Machine, steps: &[Step]) -> Vec<(usize, String)> {

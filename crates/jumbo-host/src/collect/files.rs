@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -86,7 +87,24 @@ impl Files {
 }
 
 fn read(place: &Path, source: String) -> Datum<String> {
-    Datum::from_result(fs::read_to_string(place), source).map(|text| text.trim_end().to_owned())
+    Datum::from_result(text(place), source)
+}
+
+/// Most files here are a line.
+const TYPICAL_LEN: usize = 256;
+/// More than any file of procfs or sysfs that is read here.
+const LEN_MAX: u64 = 64 << 20;
+
+/// Not `fs::read_to_string`: it asks for the length first, which these files do not have.
+fn text(place: &Path) -> std::io::Result<String> {
+    let mut bytes = Vec::with_capacity(TYPICAL_LEN);
+    fs::File::open(place)?
+        .take(LEN_MAX)
+        .read_to_end(&mut bytes)?;
+    let mut text = String::from_utf8(bytes)
+        .map_err(|_| std::io::Error::new(std::io::ErrorKind::InvalidData, "this is no text"))?;
+    text.truncate(text.trim_end().len());
+    Ok(text)
 }
 
 fn names(place: &Path) -> std::io::Result<Vec<String>> {

@@ -22,8 +22,9 @@ pub(super) fn fill(device: &mut Device, files: &Files, host: &Snapshot) {
     device.gro_flush_timeout_ns = parsed(file("gro_flush_timeout"));
     device.napi_defer_hard_irqs = parsed(file("napi_defer_hard_irqs"));
     device.threaded = parsed_by(file("threaded"), |text| yes_or_no(text.trim()));
-    device.rx_queues = rx_queues(files, &base);
-    device.tx_queues = tx_queues(files, &base);
+    let queues = files.sys_names(&format!("{base}/queues"));
+    device.rx_queues = rx_queues(files, &base, queues.clone());
+    device.tx_queues = tx_queues(files, &base, queues);
     if device.is_nic() {
         hardware(device, files, &base);
     } else {
@@ -185,8 +186,8 @@ fn yes_or_no(text: &str) -> Result<bool, &'static str> {
 }
 
 /// Numbers of the queues called `rx-N` or `tx-N`.
-fn queue_numbers(files: &Files, base: &str, prefix: &str) -> Datum<Vec<u32>> {
-    files.sys_names(&format!("{base}/queues")).map(|names| {
+fn queue_numbers(queues: Datum<Vec<String>>, prefix: &str) -> Datum<Vec<u32>> {
+    queues.map(|names| {
         let mut numbers: Vec<u32> = names
             .iter()
             .filter_map(|name| name.strip_prefix(prefix)?.parse().ok())
@@ -196,7 +197,7 @@ fn queue_numbers(files: &Files, base: &str, prefix: &str) -> Datum<Vec<u32>> {
     })
 }
 
-fn rx_queues(files: &Files, base: &str) -> Datum<Vec<RxQueue>> {
+fn rx_queues(files: &Files, base: &str, queues: Datum<Vec<String>>) -> Datum<Vec<RxQueue>> {
     let one = |queue: u32| {
         let file = |name: &str| files.sys(&format!("{base}/queues/rx-{queue}/{name}"));
         RxQueue {
@@ -205,11 +206,11 @@ fn rx_queues(files: &Files, base: &str) -> Datum<Vec<RxQueue>> {
             rps_flow_cnt: parsed(file("rps_flow_cnt")),
         }
     };
-    queue_numbers(files, base, "rx-").map(|numbers| numbers.into_iter().map(one).collect())
+    queue_numbers(queues, "rx-").map(|numbers| numbers.into_iter().map(one).collect())
 }
 
 /// A device with one queue refuses to say (ENOENT; net/core/net-sysfs.c, xps_cpus_show).
-fn tx_queues(files: &Files, base: &str) -> Datum<Vec<TxQueue>> {
+fn tx_queues(files: &Files, base: &str, queues: Datum<Vec<String>>) -> Datum<Vec<TxQueue>> {
     let one = |queue: u32| {
         let path = format!("{base}/queues/tx-{queue}/xps_cpus");
         let xps_cpus = parsed_by(files.sys(&path), CpuSet::from_mask);
@@ -218,5 +219,5 @@ fn tx_queues(files: &Files, base: &str) -> Datum<Vec<TxQueue>> {
             xps_cpus: files.optional(xps_cpus, &format!("/sys/{path}")),
         }
     };
-    queue_numbers(files, base, "tx-").map(|numbers| numbers.into_iter().map(one).collect())
+    queue_numbers(queues, "tx-").map(|numbers| numbers.into_iter().map(one).collect())
 }

@@ -82,6 +82,90 @@ fn whatever_a_rule_wants_makes_it_silent_and_no_other_loud() {
     }
 }
 
+/// On every rule's host, judged as anything: no rule asks for what another one complains about.
+#[test]
+fn no_profile_contradicts_itself() {
+    for profile in [
+        Profile::VmHost,
+        Profile::Router,
+        Profile::Throughput,
+        Profile::Latency,
+    ] {
+        for (id, cases) in cases() {
+            let mut scene = Scene::healthy();
+            (cases.fires)(&mut scene);
+            scene.profile = profile;
+            let plan = of(&scene, &[]);
+            assert_eq!(plan.conflicts, [], "{id} as {}", profile.name());
+            let healed = faults(&judged(&scene, &after(&scene, &plan)));
+            let ill = faults(&judged(&scene, &scene.now));
+            let new: Vec<_> = healed.difference(&ill).collect();
+            assert!(new.is_empty(), "{id} as {}: {new:?}", profile.name());
+        }
+    }
+}
+
+/// Two faults at once: their plans do not get into each other's way.
+#[test]
+fn no_two_rules_contradict_each_other() {
+    let changes = |case: &(&'static str, crate::rules::scene::Cases)| {
+        let mut scene = Scene::healthy();
+        (case.1.fires)(&mut scene);
+        !of(&scene, &[]).steps.is_empty()
+    };
+    let all: Vec<_> = cases().filter(changes).collect();
+    let (mut bad, mut pairs) = (Vec::new(), 0);
+    for (number, (one, first)) in all.iter().enumerate() {
+        for (other, second) in &all[number + 1..] {
+            // Some faults exclude each other: the second finds nothing to change where the first was.
+            let both = std::panic::catch_unwind(|| {
+                let mut scene = Scene::healthy();
+                (first.fires)(&mut scene);
+                (second.fires)(&mut scene);
+                scene
+            });
+            let Ok(scene) = both else { continue };
+            pairs += 1;
+            let plan = of(&scene, &[]);
+            // A fault somebody else must remove may lie behind one that is removed here.
+            let mut healed = judged(&scene, &after(&scene, &plan));
+            healed.findings.retain(|finding| !finding.wanted.is_empty());
+            let (healed, ill) = (faults(&healed), faults(&judged(&scene, &scene.now)));
+            let new: Vec<_> = healed.difference(&ill).collect();
+            if !plan.conflicts.is_empty() || !new.is_empty() {
+                bad.push(format!("{one} and {other}: {:?} {new:?}", plan.conflicts));
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{bad:#?}");
+    assert!(pairs > 600, "only {pairs}");
+}
+
+#[test]
+fn what_a_host_is_for_decides_what_is_planned() {
+    let mut scene = Scene::healthy();
+    if let crate::datum::Datum::Known { value, .. } = &mut scene.device("eth0").coalesce {
+        let coalesce = value.as_mut().expect("a card has it");
+        (coalesce.rx_usecs, coalesce.adaptive_rx) = (Some(200), Some(false));
+    }
+    let planned = |profile| {
+        let plan = of(
+            &Scene {
+                profile,
+                ..scene.clone()
+            },
+            &[],
+        );
+        let steps = plan
+            .steps
+            .iter()
+            .map(|step| format!("{} {}", step.setting, step.new));
+        steps.collect::<Vec<_>>()
+    };
+    assert_eq!(planned(Profile::Latency), ["rx-usecs 8"]);
+    assert_eq!(planned(Profile::Throughput), ["adaptive-rx on"]);
+}
+
 /// What a fault says to type and what a plan does is one thing.
 #[test]
 fn each_setting_of_a_fault_is_among_its_commands() {

@@ -59,9 +59,38 @@ fn spread(host: &Snapshot, device: &Device) -> CpuSet {
     if rest.is_empty() { targets } else { rest }
 }
 
-/// Processors dealt out over the transmit queues: each processor has one queue, the queue of its own number first.
+/// The card spreads over all processors by itself, so RPS moves packets a second time (STR001).
+fn spreads_twice(host: &Snapshot, device: &Device) -> Result<bool, Unknown> {
+    let Some(channels) = device.channels.get()?.filter(|_| device.is_nic()) else {
+        return Ok(false);
+    };
+    let online = host.cpus.online.get()?.len();
+    let masks = masks(device)?;
+    let everywhere = !masks.is_empty() && masks.iter().all(|(_, cpus)| !cpus.is_empty());
+    Ok(everywhere && channels.receive() as usize >= online && online > 1)
+}
+
+/// What is left of a mask; nothing where RPS should be off altogether.
+fn narrowed(host: &Snapshot, device: &Device, cpus: &CpuSet, to: &CpuSet) -> CpuSet {
+    match spreads_twice(host, device) {
+        Ok(true) => CpuSet::default(),
+        _ => cpus.and(to),
+    }
+}
+
+/// Processors for each transmit queue: those its own interrupt goes to, so that what was sent is freed where it came
+/// from (STR009); where interrupts are not one per queue, the processors dealt out, the queue of the own number first.
 fn ladder(host: &Snapshot, device: &Device) -> Vec<(u32, CpuSet)> {
     let queues = device.tx_queues.ok().map_or(&[][..], Vec::as_slice);
+    let irqs = super::irq::receive_irqs(host, device).unwrap_or_default();
+    let placed: Vec<&CpuSet> = irqs
+        .iter()
+        .filter_map(|(_, irq)| irq.effective.ok())
+        .collect();
+    if placed.len() == queues.len() {
+        let numbers = queues.iter().map(|queue| queue.queue);
+        return numbers.zip(placed.into_iter().cloned()).collect();
+    }
     let online = host.cpus.online.ok().cloned().unwrap_or_default();
     let dealt = |place: usize| {
         online

@@ -37,15 +37,15 @@ fn fields(text: &str) -> BTreeMap<(bool, String), Option<u32>> {
     fields
 }
 
+/// A value among the program's: whether it stands under "Current", its name, and ours.
+type Row<T> = (bool, &'static str, fn(&T) -> Option<u32>);
+
 /// How many values were compared.
 #[derive(Debug, Default)]
 struct Count {
     values: u32,
     refusals: u32,
 }
-
-/// Whether it applies, what `ethtool` calls it, and how we read it.
-type Row<'a, T> = (bool, &'a str, fn(&T) -> Option<u32>);
 
 impl Count {
     /// A question the program asks too: both get numbers, or both get nothing.
@@ -54,7 +54,7 @@ impl Count {
         (device, flag): (&str, &str),
         ours: &Datum<Option<T>>,
         theirs: Option<String>,
-        rows: &[Row<'_, T>],
+        rows: &[Row<T>],
     ) -> Result {
         let ours = *ours.get()?;
         let Some(text) = &theirs else {

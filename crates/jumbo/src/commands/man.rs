@@ -54,24 +54,24 @@ mod tests {
                 .expect("a page")
                 .replace("\\-", "-")
         };
-        let main = read("jumbo.1");
-        for sub in command
-            .get_subcommands()
-            .filter(|sub| sub.get_name() != "help")
-        {
+        mentions(&command, "jumbo", &read);
+    }
+
+    /// A page per command, which names its flags and the commands below it.
+    fn mentions(command: &clap::Command, name: &str, read: &impl Fn(&str) -> String) {
+        let page = read(&format!("{name}.1"));
+        for argument in command.get_arguments() {
+            let flag = argument.get_long().map(|flag| format!("--{flag}"));
             assert!(
-                main.contains(&format!("jumbo-{}", sub.get_name())),
-                "{}",
-                sub.get_name()
+                flag.as_ref().is_none_or(|flag| page.contains(flag)),
+                "{name}: {flag:?}"
             );
-            let page = read(&format!("jumbo-{}.1", sub.get_name()));
-            for flag in long_flags(sub) {
-                assert!(
-                    page.contains(&format!("--{flag}")),
-                    "{}: --{flag}",
-                    sub.get_name()
-                );
-            }
+        }
+        let subs = command.get_subcommands();
+        for sub in subs.filter(|sub| sub.get_name() != "help") {
+            let below = format!("{name}-{}", sub.get_name());
+            assert!(page.contains(&below), "{below}");
+            mentions(sub, &below, read);
         }
     }
 

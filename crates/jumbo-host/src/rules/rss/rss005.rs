@@ -49,6 +49,14 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
     let Some(rss) = device.rss.get()? else {
         return NOT_APPLICABLE;
     };
+    // With one queue there is nothing to spread.
+    if device
+        .channels
+        .get()?
+        .is_some_and(|channels| channels.receive() < 2)
+    {
+        return NOT_APPLICABLE;
+    }
     match rss.udp_by_ports {
         Some(by_ports) => fault_if(!by_ports, || {
             Fault::new(format!(

@@ -48,27 +48,22 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
     let Some(channels) = device.channels.get()?.filter(|_| device.is_nic()) else {
         return NOT_APPLICABLE;
     };
-    let online = view.now.cpus.online.get()?.len();
     let masks = super::masks(device)?;
-    let everywhere = !masks.is_empty() && masks.iter().all(|(_, cpus)| !cpus.is_empty());
-    fault_if(
-        everywhere && channels.receive() as usize >= online && online > 1,
-        || {
-            Fault::new(format!(
-                "{} spreads packets twice, by queues and by RPS",
-                device.name
-            ))
-            .saw(
-                device.channels.source(),
-                format!("{} queues", channels.receive()),
-            )
-            .saw(super::place(device, 0), masks[0].1.to_mask())
-            .change_masks(
-                device,
-                masks.iter().map(|(queue, _)| (*queue, CpuSet::default())),
-            )
-        },
-    )
+    fault_if(super::spreads_twice(view.now, device)?, || {
+        Fault::new(format!(
+            "{} spreads packets twice, by queues and by RPS",
+            device.name
+        ))
+        .saw(
+            device.channels.source(),
+            format!("{} queues", channels.receive()),
+        )
+        .saw(super::place(device, 0), masks[0].1.to_mask())
+        .change_masks(
+            device,
+            masks.iter().map(|(queue, _)| (*queue, CpuSet::default())),
+        )
+    })
 }
 
 #[cfg(test)]

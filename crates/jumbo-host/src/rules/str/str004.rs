@@ -69,7 +69,8 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
         .saw(view.now.cpus.nodes.source(), format!("node {node}: {near}"))
         .change_masks(
             device,
-            bad.iter().map(|(queue, cpus)| (*queue, cpus.and(near))),
+            bad.iter()
+                .map(|(queue, cpus)| (*queue, super::narrowed(view.now, device, cpus, near))),
         )
         .found(),
         None => PASS,

@@ -66,7 +66,8 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
         )
         .change_masks(
             device,
-            bad.iter().map(|(queue, cpus)| (*queue, cpus.and(&free))),
+            bad.iter()
+                .map(|(queue, cpus)| (*queue, super::narrowed(view.now, device, cpus, &free))),
         )
         .found(),
         None => PASS,

@@ -45,6 +45,7 @@ pub(super) fn run(args: &ApplyArgs, store: &Store, format: Format) -> Result<Out
         return print(format, None, true, todo);
     }
     let lock = store.lock().map_err(|error| store_error(&error))?;
+    let stop = deaf();
     let mut record = Record::begin(
         &here.host,
         &here.boot_id,
@@ -68,7 +69,7 @@ pub(super) fn run(args: &ApplyArgs, store: &Store, format: Format) -> Result<Out
     if let Some(within) = args.confirm_within {
         record.stage = Stage::Unconfirmed;
         note(store, &id, &record);
-        wait(store, &id, within.0, &todo)
+        wait(store, &id, within.0, &todo, &stop)
             .or_else(|why| take_back(&mut machine, store, &id, &mut record, why))?;
     }
     record.stage = Stage::Applied;
@@ -195,6 +196,8 @@ fn rolled_back(steps: &[Step], failure: &Failure) -> CliError {
     let at = |number: usize| steps.get(number).map(human::name).unwrap_or_default();
     let what = format!("{}: {}", at(failure.step), failure.what);
     match failure.stuck.is_empty() {
+        // Nothing had been changed yet, so nothing was rolled back.
+        true if failure.denied && failure.step == 0 => CliError::machine(what),
         true => CliError::rolled_back(format!("{what}; everything is as it was")),
         false => {
             let stuck = failure
@@ -216,8 +219,9 @@ enum Why {
     Signal,
 }
 
-/// Waits for `jumbo tune confirm`. A terminal that goes away is what this is for, so SIGHUP ends nothing.
-fn wait(store: &Store, id: &str, within: Duration, steps: &[Step]) -> Result<(), Why> {
+/// From here on no signal ends the program between two changes. A terminal that goes away is what a confirmation is
+/// for, so SIGHUP ends nothing at all.
+fn deaf() -> Arc<AtomicBool> {
     let (stop, hung_up) = (
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicBool::new(false)),
@@ -225,10 +229,21 @@ fn wait(store: &Store, id: &str, within: Duration, steps: &[Step]) -> Result<(),
     for (signal, flag) in [(SIGINT, &stop), (SIGTERM, &stop), (SIGHUP, &hung_up)] {
         if signal_hook::flag::register(signal, Arc::clone(flag)).is_err() {
             output::talk(
-                "cannot listen for signals; only jumbo tune undo takes it back before its time",
+                "cannot listen for signals; jumbo tune undo takes back what one cuts short",
             );
         }
     }
+    stop
+}
+
+/// Waits for `jumbo tune confirm`.
+fn wait(
+    store: &Store,
+    id: &str,
+    within: Duration,
+    steps: &[Step],
+    stop: &AtomicBool,
+) -> Result<(), Why> {
     output::talk(format_args!(
         "{} done; `jumbo tune confirm` within {} s keeps them, Ctrl-C takes them back at once",
         if steps.len() == 1 {

@@ -1,6 +1,6 @@
 //! The view in a terminal.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Line;
 use ratatui::widgets::{Paragraph, Row, Sparkline, Table};
 use ratatui::{DefaultTerminal, Frame};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::feed::Feed;
 use super::state::{PortRates, State};
@@ -86,7 +87,11 @@ fn watch(
             terminal.draw(|frame| draw(frame, state, &ui))?;
         }
         let left = next.saturating_duration_since(Instant::now()).min(NAP);
-        if event::poll(left)? {
+        let waited = wait(left)?;
+        if waited == Waited::HungUp {
+            return Ok(());
+        }
+        if waited == Waited::Input && event::poll(Duration::ZERO)? {
             match ui.take(&event::read()?) {
                 true => terminal.draw(|frame| draw(frame, state, &ui))?,
                 false => return Ok(()),
@@ -94,6 +99,48 @@ fn watch(
         }
     }
     Ok(())
+}
+
+/// What became of waiting for a key.
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum Waited {
+    Nothing,
+    Input,
+    /// The terminal is gone; not every one sends a signal when it goes.
+    HungUp,
+}
+
+/// Waits for input at most that long. Not left to the library, which reads a terminal that is gone again and again.
+fn wait(most: Duration) -> io::Result<Waited> {
+    let input = io::stdin();
+    if !input.is_terminal() {
+        // Keys come from the controlling terminal then, which hangs up by a signal.
+        let ready = event::poll(most)?;
+        return Ok(if ready {
+            Waited::Input
+        } else {
+            Waited::Nothing
+        });
+    }
+    let mut polled = [PollFd::new(&input, PollFlags::IN)];
+    let most = Timespec {
+        tv_sec: most.as_secs() as i64,
+        tv_nsec: most.subsec_nanos().into(),
+    };
+    match poll(&mut polled, Some(&most)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let seen = polled[0].revents();
+    Ok(
+        if seen.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
+            Waited::HungUp
+        } else if seen.contains(PollFlags::IN) {
+            Waited::Input
+        } else {
+            Waited::Nothing
+        },
+    )
 }
 
 /// One reading; whether it made a view. What goes wrong is shown, and tried again.
@@ -233,7 +280,7 @@ fn all(frame: &mut Frame<'_>, area: Rect, state: &State, ui: &Ui) {
     ])
     .areas(area);
     devices(frame, first, &view.rates, ui);
-    sparkline(frame, history, state);
+    sparkline(frame, history, state, ui);
     cpus(frame, second, &view.rates.cpus, ui);
     if !view.ports.is_empty() {
         ports(frame, third, &view.ports, ui);
@@ -241,9 +288,11 @@ fn all(frame: &mut Frame<'_>, area: Rect, state: &State, ui: &Ui) {
     events(frame, last, state, ui);
 }
 
-/// Coalescing over the last minutes.
-fn sparkline(frame: &mut Frame<'_>, area: Rect, state: &State) {
-    let width = usize::from(area.width);
+/// Coalescing over the last minutes, beside what the highest mark stands for.
+fn sparkline(frame: &mut Frame<'_>, area: Rect, state: &State, ui: &Ui) {
+    let [label, marks] =
+        Layout::horizontal([Constraint::Length(19), Constraint::Min(0)]).areas(area);
+    let width = usize::from(marks.width);
     let last: Vec<u64> = state
         .history
         .iter()
@@ -252,7 +301,13 @@ fn sparkline(frame: &mut Frame<'_>, area: Rect, state: &State) {
         .rev()
         .copied()
         .collect();
-    frame.render_widget(Sparkline::default().data(&last), area);
+    let most = last.iter().copied().max().unwrap_or(0) as f64 / 100.0;
+    let lines = vec![
+        Line::styled("segments/packet", ui.heading()),
+        Line::raw(format!("  most {most:.1}")),
+    ];
+    frame.render_widget(Paragraph::new(lines), label);
+    frame.render_widget(Sparkline::default().data(&last), marks);
 }
 
 const DEVICE_COLUMNS: [(&str, u16); 9] = [
