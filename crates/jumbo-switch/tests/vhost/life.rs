@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use jumbo_ports::queue::TxFault;
 use jumbo_testkit::virtio::{
@@ -694,14 +695,18 @@ fn killed(packed: bool, client: bool) {
     });
     let [a, b] = &mut guests;
     let mut restarts = Restarts::new();
-    for round in 0..10 {
-        for _ in 0..round * 7 {
-            restarts.send(a, 17);
-            restarts.take(b);
+    let mut halfway = 0;
+    for round in 0..40 {
+        restarts.send(a, 100);
+        // Any moment of the burst, from before the switch wakes up to after it is done.
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_micros(8 * round) {
+            std::hint::spin_loop();
         }
-        restarts.send(a, 60);
         process.kill();
+        let before = restarts.next;
         restarts.take(b);
+        halfway += u32::from(before < restarts.next && restarts.next < restarts.sent);
         a.net.disconnect();
         b.net.disconnect();
         process = Process::start(&sockets, client);
@@ -710,6 +715,10 @@ fn killed(packed: bool, client: bool) {
         }
         restarts.finish(a, b);
     }
+    println!(
+        "{halfway} of 40 in the middle, {} packets again",
+        restarts.again
+    );
     assert!(restarts.sent > 1000, "{}", restarts.sent);
 }
 
