@@ -15,12 +15,13 @@ use jumbo_testkit::pattern;
 use jumbo_testkit::virtio::{Indirect, Layout, MemoryLayout, Options, VirtioNet, feature};
 
 type Result = std::result::Result<(), TestError>;
+type Test = fn() -> Result;
 
 /// Boots take seconds, or minutes where many tests run at once.
 const LONG: Duration = Duration::from_secs(600);
 
 fn main() -> ExitCode {
-    let tests: [(&str, fn() -> Result); 7] = [
+    let tests: [(&str, Test); 7] = [
         ("a_guest_runs_commands", a_guest_runs_commands),
         ("a_guest_talks_over_a_tap", a_guest_talks_over_a_tap),
         (
@@ -63,13 +64,16 @@ fn a_guest_runs_commands() -> Result {
     );
     assert_eq!(
         vm.ok("cat /sys/class/net/eth1/address")?.trim(),
-        Qemu::mac(1)
+        Qemu::mac(1, 1)
     );
     assert!(
         vm.ok("ethtool -k eth0")?
             .contains("tcp-segmentation-offload:")
     );
     assert!(vm.ok("iperf3 --version")?.contains("iperf 3"));
+    vm.ok("iperf3 -s -D")?;
+    assert!(vm.iperf3("-c 127.0.0.1", 1)? > 0.0);
+    assert!(vm.iperf3("-c 127.0.0.1 -p 1", 1).is_err());
     vm.ok("ip link add link eth0 name eth0.5 type vlan id 5")?;
     let error = vm.ok("echo wrong; exit 3").expect_err("it fails");
     assert!(error.to_string().contains("ended with 3: wrong"), "{error}");

@@ -127,6 +127,8 @@ fn open(spec: &PortSpec, workers: usize) -> Result<queue::Port, CliError> {
                 takes: caps,
                 mtu: spec.mtu.map(Mtu::get),
                 packed: *packed,
+                hash_report: false,
+                state: None,
             };
             vhost::open(&config, notices(spec)).map_err(|error| {
                 CliError::machine(format!("port `{}`: {error}", spec.name.as_str()))

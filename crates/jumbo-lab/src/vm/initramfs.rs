@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -116,13 +115,11 @@ fn paths_of_ldd(text: &str) -> Vec<PathBuf> {
     text.lines().filter_map(path).collect()
 }
 
-/// Finds `NAME.ko` below a folder; modules may be compressed in the package, which the guest's busybox cannot load.
-pub(super) fn module(folder: &Path, name: &str) -> Result<Vec<u8>> {
-    let wanted = format!("{name}.ko");
-    let path = find(folder, &wanted)
-        .ok_or(io::ErrorKind::NotFound)
-        .doing(|| format!("find {wanted} in {}", folder.display()))?;
-    read(&path)
+/// The content of `NAME.ko` somewhere below a folder; nothing if it is not there.
+pub(super) fn module(folder: &Path, name: &str) -> Result<Option<Vec<u8>>> {
+    find(folder, &format!("{name}.ko"))
+        .map(|path| read(&path))
+        .transpose()
 }
 
 fn find(folder: &Path, name: &str) -> Option<PathBuf> {

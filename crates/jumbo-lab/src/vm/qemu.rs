@@ -78,13 +78,20 @@ impl QemuTools {
             archive.program(program)?;
         }
         let mut order = String::new();
-        for name in MODULES
-            .iter()
-            .copied()
-            .chain(more.iter().map(String::as_str))
-        {
+        let driver = MODULES.iter().map(|&name| (name, false));
+        let more = more.iter().map(|name| (name.as_str(), true));
+        for (name, must) in driver.chain(more) {
+            let Some(content) = module(&self.modules, name)? else {
+                // A part of the driver that is no module is in the kernel.
+                if must {
+                    return Err(Error::Stalled(format!(
+                        "the guest's kernel has no module {name}"
+                    )));
+                }
+                continue;
+            };
             let path = format!("/modules/{name}.ko");
-            archive.file(Path::new(&path), &module(&self.modules, name)?);
+            archive.file(Path::new(&path), &content);
             let _ = writeln!(order, "{path}");
         }
         archive.file(Path::new("/modules/order"), order.as_bytes());
@@ -108,6 +115,7 @@ enum Backend {
 pub struct Nic {
     backend: Backend,
     queues: u32,
+    vectors: u32,
     properties: Vec<String>,
 }
 
@@ -116,6 +124,7 @@ impl Nic {
         Self {
             backend,
             queues: 1,
+            vectors: 0,
             properties: Vec::new(),
         }
     }
@@ -174,6 +183,14 @@ impl Nic {
         self
     }
 
+    /// So many MSI-X vectors instead of one shared interrupt line. QEMU 7.2 crashes with them when the driver starts on
+    /// vhost-user without KVM; QEMU 10 does not.
+    #[must_use]
+    pub fn vectors(mut self, count: u32) -> Self {
+        self.vectors = count;
+        self
+    }
+
     /// Packed rings.
     #[must_use]
     pub fn packed(self) -> Self {
@@ -202,8 +219,8 @@ impl Nic {
         self
     }
 
-    /// QEMU's arguments for card `index`.
-    fn arguments(&self, index: usize, to: &mut Vec<String>) {
+    /// QEMU's arguments for card `index` of guest `guest`.
+    fn arguments(&self, guest: u8, index: usize, to: &mut Vec<String>) {
         let queues = self.queues;
         let several = if queues > 1 {
             format!(",queues={queues}")
@@ -229,14 +246,13 @@ impl Nic {
             Backend::Hub(hub) => format!("hubport,id=n{index},hubid={hub}"),
         };
         to.extend(["-netdev".into(), netdev]);
-        to.extend(["-device".into(), self.device(index)]);
+        to.extend(["-device".into(), self.device(guest, index)]);
     }
 
-    fn device(&self, index: usize) -> String {
-        let mac = Qemu::mac(index);
-        // Without vectors=0 QEMU 7.2 crashes when the driver starts on vhost-user with MSI-X under TCG.
+    fn device(&self, guest: u8, index: usize) -> String {
+        let (mac, vectors) = (Qemu::mac(guest, index), self.vectors);
         let mut device = format!(
-            "virtio-net-pci,id=d{index},netdev=n{index},mac={mac},vectors=0,romfile=,disable-legacy=on"
+            "virtio-net-pci,id=d{index},netdev=n{index},mac={mac},vectors={vectors},romfile=,disable-legacy=on"
         );
         if self.queues > 1 {
             device.push_str(",mq=on");
@@ -251,6 +267,7 @@ impl Nic {
 /// What kind of guest.
 #[derive(Debug, Clone)]
 pub struct VmSpec {
+    number: u8,
     nics: Vec<Nic>,
     processors: u32,
     memory_mib: u32,
@@ -269,12 +286,20 @@ impl VmSpec {
     #[must_use]
     pub fn new() -> Self {
         Self {
+            number: 1,
             nics: Vec::new(),
             processors: 1,
             memory_mib: 192,
             modules: Vec::new(),
             ns: None,
         }
+    }
+
+    /// The guest's number, 1 unless said: part of its MAC addresses, so that several guests differ.
+    #[must_use]
+    pub fn number(mut self, number: u8) -> Self {
+        self.number = number;
+        self
     }
 
     /// One more card.
@@ -357,7 +382,7 @@ impl Qemu {
         serial(&mut command, folder.path());
         let mut cards = Vec::new();
         for (index, nic) in spec.nics.iter().enumerate() {
-            nic.arguments(index, &mut cards);
+            nic.arguments(spec.number, index, &mut cards);
         }
         command.args(cards);
         Process::log_to(&mut command, &folder.path().join("qemu.log"))?;
@@ -508,10 +533,27 @@ impl Qemu {
         String::from_utf8_lossy(&log.unwrap_or_default()).into_owned()
     }
 
-    /// The MAC address of card `index`. Guests of one test that are to differ set the `mac` property.
-    pub fn mac(index: usize) -> String {
-        format!("52:54:00:00:00:{:02x}", index + 1)
+    /// The MAC address of a guest's card.
+    pub fn mac(guest: u8, index: usize) -> String {
+        format!("52:54:00:00:{guest:02x}:{index:02x}")
     }
+
+    /// Runs iperf3 as client in the guest for so many seconds (`arguments`: `-c 10.0.0.1 -P 2`). Returns what the receiver
+    /// got, in bits a second.
+    pub fn iperf3(&mut self, arguments: &str, seconds: u32) -> Result<f64> {
+        let command = format!("iperf3 -J -t {seconds} {arguments}");
+        let limit = COMMAND_LIMIT + Duration::from_secs(seconds.into());
+        let said = self.run_within(&command, limit)?;
+        received_bits(&said.text)
+            .ok_or_else(|| Error::Stalled(format!("in the guest, {command} ended: {}", said.text)))
+    }
+}
+
+/// `bits_per_second` of `sum_received` in the JSON of iperf3.
+fn received_bits(json: &str) -> Option<f64> {
+    let (_, sum) = json.split_once("\"sum_received\"")?;
+    let (_, value) = sum.split_once("\"bits_per_second\":")?;
+    value.split([',', '}']).next()?.trim().parse().ok()
 }
 
 fn not_ready() -> Error {
@@ -549,4 +591,39 @@ fn serial(command: &mut Command, folder: &Path) {
     command.args(["-serial", "chardev:agent"]);
     command.arg("-chardev").arg(socket("monitor"));
     command.args(["-mon", "chardev=monitor,mode=readline"]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_receivers_rate_is_found() {
+        let json = r#"{"end": {"sum_sent": {"bits_per_second": 1.0}, "sum_received": {"seconds": 1,
+            "bits_per_second":	9.5e8, "sender": true}}}"#;
+        assert_eq!(received_bits(json), Some(9.5e8));
+        assert_eq!(received_bits(r#"{"error": "unable to connect"}"#), None);
+    }
+
+    #[test]
+    fn a_card_becomes_two_or_three_arguments() {
+        let mut arguments = Vec::new();
+        let nic = Nic::vhost_user("/s")
+            .server()
+            .queues(2)
+            .packed()
+            .off(&["csum"]);
+        nic.arguments(3, 1, &mut arguments);
+        let expected = [
+            "-chardev",
+            "socket,id=c1,path=/s,server=on",
+            "-netdev",
+            "vhost-user,id=n1,chardev=c1,queues=2",
+            "-device",
+            "virtio-net-pci,id=d1,netdev=n1,mac=52:54:00:00:03:01,vectors=0,romfile=,disable-legacy=on,mq=on,packed=on,csum=off",
+        ];
+        assert_eq!(arguments, expected);
+        Nic::tap("t0").arguments(1, 0, &mut arguments);
+        assert_eq!(arguments.len(), expected.len() + 4);
+    }
 }

@@ -219,6 +219,9 @@ pub trait DataPath {
     /// The front end is at fault or memory cannot be mapped: nothing runs, and the connection ends.
     fn resume(&mut self, device: &Device) -> Result<(), ResumeError>;
 
+    /// The front end was told where ring `index`, which has stopped, stands.
+    fn told_position(&mut self, _index: usize) {}
+
     /// SEND_RARP: tells the network that this address is here now.
     fn announce(&mut self, mac: [u8; 6]);
 }

@@ -103,4 +103,7 @@ pub mod protocol {
         | RESET_DEVICE
         | CONFIGURE_MEM_SLOTS
         | STATUS;
+
+    /// What a network port best offers: QEMU keeps the configuration space to itself and warns about [`CONFIG`].
+    pub const NET: u64 = ALL & !CONFIG;
 }

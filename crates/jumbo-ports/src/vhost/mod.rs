@@ -8,6 +8,7 @@
 //! * [`message`]: the wire. [`session`]: what messages mean, without a socket.
 //! * [`connection`], [`socket`], [`serve`]: the socket.
 //! * `guest`: a guest's memory, mapped. `vring`: virtqueues, split and packed; the only unsafe code here.
+//! * `keep`: where packed rings stand, kept outside this process.
 //! * `queue`: rings as a worker uses them. `port`: the data path, and the port as the switch sees it.
 
 pub mod device;
@@ -23,6 +24,7 @@ pub mod fuzz_bodies;
 mod error;
 mod offer;
 mod guest;
+mod keep;
 mod port;
 mod queue;
 mod vring;

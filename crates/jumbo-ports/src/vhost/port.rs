@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::{fmt, io};
 
 use jumbo_engine::pending::Caps;
+use jumbo_engine::steer::{MICROSOFT_KEY, Toeplitz};
 use jumbo_engine::vnet::Form;
 use rustix::fs::Mode;
 
@@ -15,6 +16,7 @@ use super::connection::Ended;
 use super::device::{DataPath, Device, LogSpec, Position, ResumeError, RingState};
 use super::feature;
 use super::guest::GuestMemory;
+use super::keep::{Inflight, Kept};
 use super::offer::{Offer, QUEUE_PAIRS_MAX};
 use super::queue::{
     FromGuest, Health, NoGuest, Ring, Shared, Terms, ToGuest, VhostQueue, WAYS_MAX, Way,
@@ -46,6 +48,30 @@ pub struct VhostConfig {
     pub mtu: Option<u16>,
     /// Whether packed rings are offered.
     pub packed: bool,
+    /// Whether the guest may have each packet's hash.
+    pub hash_report: bool,
+    /// A file of ours in which to keep where packed rings stand, so that a guest
+    /// survives the sudden end of this process.
+    pub state: Option<PathBuf>,
+}
+
+impl VhostConfig {
+    /// Everything that is usual, for a port at `path` with so many workers: one
+    /// queue pair, all offloads, both kinds of rings.
+    pub fn new(path: PathBuf, workers: usize) -> Self {
+        Self {
+            path,
+            client: false,
+            queue_pairs: 1,
+            workers,
+            hands: Caps::ALL,
+            takes: Caps::ALL,
+            mtu: None,
+            packed: true,
+            hash_report: false,
+            state: None,
+        }
+    }
 }
 
 /// What happened to a port; for the operator to read.
@@ -66,6 +92,9 @@ pub enum OpenError {
     /// The kernel gives no eventfd.
     #[error("making an eventfd: {0}")]
     Stop(io::Error),
+    /// The file of [`VhostConfig::state`].
+    #[error("opening the file that keeps where rings stand: {0}")]
+    State(io::Error),
     /// A number of queue pairs that cannot be.
     #[error("{0} queue pairs: 1 to {QUEUE_PAIRS_MAX} are possible")]
     QueuePairs(u16),
@@ -101,7 +130,13 @@ pub fn open(
         capabilities: capabilities(offer.features, 0),
         presence: Presence::Waiting(waits.to_owned()),
     };
+    let rings = offer.rings();
+    let kept = match &config.state {
+        Some(path) => Some(Kept::open(path, rings).map_err(OpenError::State)?),
+        None => None,
+    };
     let control = Opened {
+        kept,
         endpoint,
         offer,
         idle: info.clone(),
@@ -142,12 +177,15 @@ fn offer(config: &VhostConfig) -> Offer {
     add(takes.tso_ecn(), feature::GUEST_ECN);
     add(takes.uso(), feature::GUEST_USO4 | feature::GUEST_USO6);
     add(config.packed, feature::RING_PACKED);
+    add(config.hash_report, feature::HASH_REPORT);
     add(config.queue_pairs > 1, feature::MQ);
     add(config.mtu.is_some(), feature::MTU);
-    let mut protocol_features = feature::protocol::ALL;
-    if config.mtu.is_none() {
-        protocol_features &= !feature::protocol::MTU;
-    }
+    // Without an MTU the configuration space says nothing that a front end, which
+    // has one of its own, would want; QEMU even warns of it.
+    let protocol_features = match config.mtu {
+        Some(_) => feature::protocol::ALL,
+        None => feature::protocol::NET & !feature::protocol::MTU,
+    };
     Offer {
         features,
         protocol_features,
@@ -159,6 +197,7 @@ fn offer(config: &VhostConfig) -> Offer {
 
 /// A port whose switch is not there yet.
 struct Opened {
+    kept: Option<Kept>,
     endpoint: Endpoint,
     offer: Offer,
     idle: PortInfo,
@@ -191,7 +230,8 @@ impl Control for Opened {
 
 impl Opened {
     fn run(mut self, workers: Box<dyn Workers>) {
-        let mut guest = Guest::new(workers, self.workers, self.idle, self.offer.features);
+        let offered = self.offer.features;
+        let mut guest = Guest::new(workers, self.workers, self.idle, offered, self.kept);
         let mut events = |event| {
             if let Some(notice) = notice(event) {
                 (self.notices)(notice);
@@ -250,6 +290,7 @@ pub(super) struct Guest {
     /// Features that were offered.
     offered: u64,
     memory: Option<Arc<GuestMemory>>,
+    kept: Option<Kept>,
     running: bool,
 }
 
@@ -259,6 +300,7 @@ impl Guest {
         count: usize,
         idle: PortInfo,
         offered: u64,
+        kept: Option<Kept>,
     ) -> Self {
         Self {
             workers,
@@ -266,6 +308,7 @@ impl Guest {
             idle,
             offered,
             memory: None,
+            kept,
             running: false,
         }
     }
@@ -279,10 +322,16 @@ impl Guest {
             _ => None,
         };
         let terms = terms(device, memory);
+        let inflight = match &device.inflight {
+            Some(spec) if device.is_packed() => Some(Inflight::open(spec)?),
+            _ => None,
+        };
         let make = Maker {
             device,
             terms: &terms,
             log,
+            inflight,
+            kept: self.kept.as_ref().filter(|_| device.is_packed()),
         };
         let queues = make.queues(self.count)?;
         let info = self.info(device, &terms.health);
@@ -326,6 +375,12 @@ impl DataPath for Guest {
         self.try_resume(device).map_err(ResumeError::Other)
     }
 
+    fn told_position(&mut self, index: usize) {
+        if let Some(kept) = &self.kept {
+            kept.forget(index);
+        }
+    }
+
     fn announce(&mut self, mac: [u8; 6]) {
         self.workers.announce(mac);
     }
@@ -358,6 +413,7 @@ fn terms(device: &Device, memory: Arc<GuestMemory>) -> Terms {
         form,
         mergeable: has(feature::MRG_RXBUF),
         guest_csum: has(feature::GUEST_CSUM),
+        hash: has(feature::HASH_REPORT).then(|| Arc::new(Toeplitz::new(&MICROSOFT_KEY))),
         health: Health::default(),
     }
 }
@@ -367,6 +423,8 @@ struct Maker<'a> {
     device: &'a Device,
     terms: &'a Terms,
     log: Option<Arc<DirtyLog>>,
+    inflight: Option<Inflight>,
+    kept: Option<&'a Kept>,
 }
 
 impl Maker<'_> {
@@ -406,16 +464,27 @@ impl Maker<'_> {
             0 => Direction::ToGuest,
             _ => Direction::FromGuest,
         };
+        let inflight = self.inflight.as_ref();
+        let inflight = inflight.and_then(|region| region.ring(index, ring.size));
+        let left = self.kept.and_then(|kept| kept.standing(index, ring));
+        let keeper = self.kept.and_then(|kept| kept.begin(index, ring));
+        let (front_end, position) = inflight.unzip();
         let setup = Setup {
             ring,
+            position: position.flatten().unwrap_or(ring.position),
             memory: &self.terms.memory,
             direction,
             packed: self.device.is_packed(),
             event_idx: features & feature::EVENT_IDX != 0,
             indirect: features & feature::INDIRECT_DESC != 0,
             log: self.log.as_ref(),
+            keepers: [keeper, front_end].into_iter().flatten().collect(),
         };
-        Vring::new(&setup).map_err(|fault| format!("ring {index}: {fault}"))
+        let mut vring = Vring::new(&setup).map_err(|fault| format!("ring {index}: {fault}"))?;
+        if let Some(standing) = left {
+            vring.resume(standing);
+        }
+        Ok(vring)
     }
 }
 
@@ -459,7 +528,7 @@ fn hands(features: u64) -> Caps {
 
 /// Both directions of each capability, for `jumbo status`.
 pub(super) fn capabilities(offered: u64, acked: u64) -> Vec<Capability> {
-    let rows: [(&'static str, u64); 14] = [
+    let rows: [(&'static str, u64); 15] = [
         ("rx_csum", feature::CSUM),
         ("tx_csum", feature::GUEST_CSUM),
         ("rx_tso4", feature::HOST_TSO4),
@@ -474,6 +543,7 @@ pub(super) fn capabilities(offered: u64, acked: u64) -> Vec<Capability> {
         ("packed", feature::RING_PACKED),
         ("event_idx", feature::EVENT_IDX),
         ("in_order", feature::IN_ORDER),
+        ("hash_report", feature::HASH_REPORT),
     ];
     let row = |(name, bits): (&'static str, u64)| {
         let (offered, in_use) = (offered & bits == bits, acked & bits == bits);

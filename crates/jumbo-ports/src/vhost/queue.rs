@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jumbo_engine::arena::{HEAD_WANTED, Pieces};
 use jumbo_engine::packet::{Frag, HEADER_ROOM, Link, Packet};
+use jumbo_engine::steer::{HashInput, HashTypes, Toeplitz, Transform};
 use jumbo_engine::vnet::{Form, HeaderFault, Trust, VnetHeader};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -40,6 +41,8 @@ pub(super) struct Terms {
     pub(super) mergeable: bool,
     /// The guest takes checksums as verified or partial (VIRTIO_NET_F_GUEST_CSUM).
     pub(super) guest_csum: bool,
+    /// The guest wants each packet's hash (VIRTIO_NET_F_HASH_REPORT).
+    pub(super) hash: Option<Arc<Toeplitz>>,
     pub(super) health: Health,
 }
 
@@ -165,6 +168,9 @@ impl ToGuest {
         vnet.num_buffers = self.chains.len() as u16;
         if !terms.guest_csum {
             vnet.flags = 0;
+        }
+        if let Some(toeplitz) = &terms.hash {
+            report_hash(&mut vnet, packet, toeplitz);
         }
         vnet.encode(terms.form, &mut head);
         let head = &head[..form_len + header_len];
@@ -452,6 +458,16 @@ fn admit(
     let head = &head[form_len..head_len];
     let vnet = Some((&vnet, Trust::Guest));
     burst.admit_lent(Link::Ethernet, head, frags, vnet, stats);
+}
+
+/// Writes the packet's hash into its header. With which key and for which types is
+/// the guest's to say, on a control queue that stays with its monitor: so it is the
+/// default key of Microsoft's drivers and the usual types.
+fn report_hash(vnet: &mut VnetHeader, packet: &Packet, toeplitz: &Toeplitz) {
+    if let Some(input) = HashInput::of(packet, HashTypes::USUAL, Transform::None) {
+        vnet.hash_value = toeplitz.hash(input.as_bytes());
+        vnet.hash_report = input.report().number();
+    }
 }
 
 fn epoll_of(rings: &[FromGuest]) -> Result<OwnedFd, Errno> {

@@ -18,8 +18,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering, fence};
 
+use arrayvec::ArrayVec;
+
 use super::device::{Position, RING_SIZE_MAX, RingState, ring_parts};
 use super::guest::GuestMemory;
+use super::keep::{Keeper, Standing};
 use crate::pool::{Lender, Piece, Region};
 use crate::sys::region::prefetch;
 
@@ -151,12 +154,15 @@ pub(super) struct Mark(u16, bool);
 #[derive(Debug)]
 pub(super) struct Setup<'a> {
     pub(super) ring: &'a RingState,
+    pub(super) position: Position,
     pub(super) memory: &'a Arc<GuestMemory>,
     pub(super) direction: Direction,
     pub(super) packed: bool,
     pub(super) event_idx: bool,
     pub(super) indirect: bool,
     pub(super) log: Option<&'a Arc<DirtyLog>>,
+    /// Of a packed ring: keep where it stands.
+    pub(super) keepers: ArrayVec<Keeper, 2>,
 }
 
 /// One virtqueue.
@@ -300,6 +306,18 @@ impl Vring {
                 used: Some(packed.used.bits()),
             },
         }
+    }
+
+    /// Whether the ring stands where another process left it; then goes on from there.
+    pub(super) fn resume(&mut self, standing: Standing) -> bool {
+        let Kind::Packed(packed) = &mut self.kind else {
+            return false;
+        };
+        let stands = packed.stands(standing);
+        if stands {
+            packed.resume(standing, self.walk.direction == Direction::ToGuest);
+        }
+        stands
     }
 
     /// Writes `head`, then all of `payload`, into `bufs`. Returns the bytes written,
@@ -578,7 +596,7 @@ const RING: usize = 4;
 
 impl Split {
     fn new(areas: Areas, setup: &Setup<'_>) -> Self {
-        let position = setup.ring.position;
+        let position = setup.position;
         // SAFETY: the used index is in every device area.
         let shown = unsafe { areas.device_word(IDX) }.load(Ordering::Acquire);
         let used = position.used.unwrap_or(u16::from_le(shown));
@@ -755,6 +773,17 @@ impl Cursor {
     }
 }
 
+/// The flags of an entry that was given back.
+#[inline]
+fn used_flags(wrap: bool, written: bool) -> u16 {
+    let sides = if wrap {
+        PACKED_F_AVAIL | PACKED_F_USED
+    } else {
+        0
+    };
+    sides | if written { DESC_F_WRITE } else { 0 }
+}
+
 /// A packed ring. Driver and device area: an event's place with its wrap counter, flags.
 #[derive(Debug)]
 struct Packed {
@@ -768,21 +797,33 @@ struct Packed {
     first: Option<(u16, u16)>,
     /// The used index when the guest was last asked whether it wants a call.
     asked_used: Option<u16>,
+    standing: Standing,
+    keepers: ArrayVec<Keeper, 2>,
 }
 
 impl Packed {
     fn new(areas: Areas, setup: &Setup<'_>) -> Self {
         let size = setup.ring.size;
-        let position = setup.ring.position;
-        Self {
+        let position = setup.position;
+        let used = Cursor::of(position.used.unwrap_or(position.avail), size);
+        let packed = Self {
             areas,
             size,
             event_idx: setup.event_idx,
             avail: Cursor::of(position.avail, size),
-            used: Cursor::of(position.used.unwrap_or(position.avail), size),
+            used,
             first: None,
             asked_used: None,
-        }
+            standing: Standing {
+                used: used.bits(),
+                first: used.bits(),
+                last: used.bits(),
+                before_wrap: used.index,
+            },
+            keepers: setup.keepers.clone(),
+        };
+        packed.keep();
+        packed
     }
 
     /// The flags of an entry.
@@ -845,19 +886,83 @@ impl Packed {
             entry.add(12).cast::<u16>().write_volatile(chain.id.to_le());
         }
         walk.log_used(at as u64, DESC_LEN as u64);
-        let sides = if wrap {
-            PACKED_F_AVAIL | PACKED_F_USED
-        } else {
-            0
-        };
-        let write = if written > 0 { DESC_F_WRITE } else { 0 };
-        match self.first {
-            None => self.first = Some((index, sides | write)),
-            Some(_) => self
-                .flags(index)
-                .store((sides | write).to_le(), Ordering::Release),
-        }
         self.used.advance(chain.count, self.size);
+        self.note_given_back(Cursor { index, wrap });
+        let flags = used_flags(wrap, written > 0);
+        match self.first {
+            None => self.first = Some((index, flags)),
+            Some(_) => self.flags(index).store(flags.to_le(), Ordering::Release),
+        }
+    }
+
+    /// Writes down where the ring stands once this chain is back: before the guest
+    /// can see it, and after all but its flags is there. Whoever goes on from here
+    /// can finish it.
+    #[inline]
+    fn note_given_back(&mut self, at: Cursor) {
+        self.standing.used = self.used.bits();
+        self.standing.last = at.bits();
+        if self.first.is_none() {
+            self.standing.first = at.bits();
+        }
+        if self.used.wrap != at.wrap {
+            self.standing.before_wrap = at.index;
+        }
+        self.keep();
+    }
+
+    #[inline]
+    fn keep(&self) {
+        for keeper in &self.keepers {
+            // Also so that the compiler does not move it.
+            fence(Ordering::Release);
+            keeper.keep(self.standing);
+            fence(Ordering::Release);
+        }
+    }
+
+    /// Whether this is a ring that stands there. A ring that its driver has begun
+    /// anew has in no entry the USED bit that only a device sets: so one that was
+    /// given back while the wrap counter was set tells, unless it was given back
+    /// once more since.
+    fn stands(&self, standing: Standing) -> bool {
+        let used = Cursor::of(standing.used, self.size);
+        if used.index == 0 && used.wrap {
+            return true;
+        }
+        let witness = if used.wrap {
+            standing.last & 0x7fff
+        } else if standing.before_wrap >= used.index {
+            standing.before_wrap
+        } else {
+            return true;
+        };
+        self.is_finished(Cursor {
+            index: witness % self.size,
+            wrap: true,
+        })
+    }
+
+    /// Whether the entry was given back when it was met with that wrap counter.
+    fn is_finished(&self, at: Cursor) -> bool {
+        let flags = u16::from_le(self.flags(at.index).load(Ordering::Acquire));
+        (flags & PACKED_F_USED != 0) == at.wrap
+    }
+
+    /// Goes on where another process ended, perhaps between two stores.
+    fn resume(&mut self, standing: Standing, writes: bool) {
+        self.used = Cursor::of(standing.used, self.size);
+        self.avail = self.used;
+        self.standing = standing;
+        // The first last, as always.
+        for at in [standing.last, standing.first] {
+            let at = Cursor::of(at, self.size);
+            if at != self.used && !self.is_finished(at) {
+                let flags = used_flags(at.wrap, writes);
+                self.flags(at.index).store(flags.to_le(), Ordering::Release);
+            }
+        }
+        self.keep();
     }
 
     #[inline]

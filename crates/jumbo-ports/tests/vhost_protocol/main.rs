@@ -4,5 +4,6 @@ mod build;
 mod fuzz;
 mod hostile;
 mod messages;
+mod real;
 mod scripts;
 mod socket;

@@ -141,6 +141,24 @@ fn qemu_with_packed_rings_tells_and_hears_both_halves() {
     assert_eq!(bench.path.started_at[&1], stopped);
 }
 
+/// QEMU 7.2 `vhost_dev_stop`: status 0 comes first.
+#[test]
+fn qemu_asks_for_packed_positions_after_it_reset_the_device() {
+    let mut bench = Bench::new(1);
+    bench.run(NET | RING_PACKED, &[0, 1]);
+    let stopped = Position {
+        avail: 0x0005,
+        used: Some(0x8003),
+    };
+    bench.path.positions.insert(1, stopped);
+    bench.set(SetStatus, 0);
+    for ring in 0..2 {
+        bench.state(SetVringEnable, ring, 0);
+    }
+    assert_eq!(bench.base(0), 0x8000_8000);
+    assert_eq!(bench.base(1), 0x8003_0005);
+}
+
 /// DPDK 22.11 `virtio_user_dev.c`: all rings to the guest, then all from it; CALL first, KICK last.
 #[test]
 fn dpdk_virtio_user_runs_and_moves_its_memory() {

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use jumbo_ports::vhost::feature::{PROTOCOL_FEATURES, protocol};
 use jumbo_ports::vhost::{
-    Connection, DataPath, Device, Ended, Endpoint, Event, ListenError, Position, Refusal, Request,
-    ResumeError, Stop, VhostError, listen, serve,
+    Connection, DataPath, Device, Ended, Endpoint, Event, ListenError, Offer, Position, Refusal,
+    Request, ResumeError, Stop, VhostError, listen, serve,
 };
 use rustix::fs::Mode;
 use rustix::io::{IoSlice, IoSliceMut};
@@ -26,7 +26,7 @@ use rustix::net::{
 use crate::build::*;
 
 /// Nobody waits longer; a test that does has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const NEED_REPLY: u32 = 8;
 
 fn mode() -> Mode {
@@ -325,7 +325,7 @@ impl DataPath for Reporter {
 }
 
 /// A port in a thread of its own.
-struct Port {
+pub(crate) struct Port {
     stop: std::sync::Arc<Stop>,
     events: Receiver<Event>,
     calls: Receiver<Call>,
@@ -333,7 +333,15 @@ struct Port {
 }
 
 impl Port {
-    fn start(endpoint: Endpoint) -> Self {
+    pub(crate) fn start(endpoint: Endpoint) -> Self {
+        Self::serving(endpoint, offer(1))
+    }
+
+    pub(crate) fn with_offer(path: &Path, offer: Offer) -> Self {
+        Self::serving(Endpoint::Listen(listen(path, mode()).expect("free")), offer)
+    }
+
+    fn serving(endpoint: Endpoint, offer: Offer) -> Self {
         let stop = std::sync::Arc::new(Stop::new().expect("an eventfd"));
         let (event_sender, events) = channel();
         let (call_sender, calls) = channel();
@@ -341,14 +349,7 @@ impl Port {
         let thread = std::thread::spawn(move || {
             let mut path = Reporter(Recorder::default(), call_sender);
             let mut report = |event| event_sender.send(event).expect("the test listens");
-            serve(
-                &endpoint,
-                &offer(1),
-                &mut path,
-                stopped.as_fd(),
-                &mut report,
-            )
-            .expect("polls");
+            serve(&endpoint, &offer, &mut path, stopped.as_fd(), &mut report).expect("polls");
         });
         Self {
             stop,
@@ -362,11 +363,11 @@ impl Port {
         Self::start(Endpoint::Listen(listen(path, mode()).expect("free")))
     }
 
-    fn event(&self) -> Event {
+    pub(crate) fn event(&self) -> Event {
         self.events.recv_timeout(PATIENCE).expect("an event")
     }
 
-    fn call(&self) -> Call {
+    pub(crate) fn call(&self) -> Call {
         self.calls.recv_timeout(PATIENCE).expect("a call")
     }
 
@@ -387,7 +388,7 @@ impl Port {
     }
 
     /// Ends it, and lets a panic of its thread be one of the test.
-    fn finish(mut self) -> Vec<Event> {
+    pub(crate) fn finish(mut self) -> Vec<Event> {
         self.stop.request();
         let thread = self.thread.take().expect("once");
         thread.join().expect("no panic");
@@ -395,7 +396,7 @@ impl Port {
     }
 }
 
-fn place() -> (tempfile::TempDir, PathBuf) {
+pub(crate) fn place() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("port.sock");
     (dir, path)

@@ -86,16 +86,7 @@ impl Rig {
 
     pub(crate) fn config(&self) -> VhostConfig {
         let name = format!("vm{}.sock", self.ports.len());
-        VhostConfig {
-            path: self.folder.path().join(name),
-            client: false,
-            queue_pairs: 1,
-            workers: self.workers,
-            hands: Caps::ALL,
-            takes: Caps::ALL,
-            mtu: None,
-            packed: true,
-        }
+        VhostConfig::new(self.folder.path().join(name), self.workers)
     }
 
     pub(crate) fn port(&mut self, change: impl FnOnce(&mut VhostConfig)) -> usize {

@@ -62,6 +62,9 @@ pub struct Session {
     running: Vec<usize>,
     /// What SET_VRING_BASE said; how it is read depends on a feature.
     bases: Vec<Option<u32>>,
+    /// Whether positions are those of packed rings. A reset takes the feature back, and QEMU 7.2 resets (status 0)
+    /// before it asks where rings stood.
+    has_packed_positions: bool,
     config: [u8; CONFIG_LEN],
     /// Never written to. Were it closed, QEMU would report a lost channel.
     backend_req: Option<OwnedFd>,
@@ -83,6 +86,7 @@ impl Session {
             device,
             running: Vec::new(),
             bases: vec![None; rings],
+            has_packed_positions: false,
             backend_req: None,
             offer,
         }
@@ -211,6 +215,7 @@ impl Session {
         if self.device.is_negotiated && self.device.features == features {
             return Ok(());
         }
+        self.has_packed_positions = features & feature::RING_PACKED != 0;
         let bases = self.bases.clone();
         self.change(message.request, Touches::All, data_path, |device| {
             acknowledge(device, features, &bases);
@@ -235,8 +240,8 @@ impl Session {
 
     /// RESET_DEVICE, and status 0: "disable all rings and reset all internal device state".
     ///
-    /// Memory, MTU and the call descriptors stay: QEMU says them again only when they change. So do positions: it may
-    /// still ask for them.
+    /// Memory, MTU and the call descriptors stay: QEMU says them again only when they change. So do positions: it still
+    /// asks for them.
     fn reset(&mut self, data_path: &mut impl DataPath) {
         self.pause(data_path);
         let device = &mut self.device;
@@ -377,13 +382,9 @@ impl Session {
         data_path: &mut impl DataPath,
     ) -> Result<(), VhostError> {
         let request = message.request;
-        let InflightArea {
-            size,
-            offset,
-            queues,
-            queue_size,
-        } = InflightArea::parse(&message.payload);
-        let needed = self.inflight_len(request, InflightArea::parse(&message.payload))?;
+        let area = InflightArea::parse(&message.payload);
+        let needed = self.inflight_len(request, area)?;
+        let (size, offset) = (area.size, area.offset);
         if size < needed || offset.checked_add(size).is_none() {
             return Err(VhostError::Area {
                 request,
@@ -396,8 +397,8 @@ impl Session {
             file,
             size,
             offset,
-            queues,
-            queue_size,
+            queues: area.queues,
+            queue_size: area.queue_size,
         });
         self.change(request, Touches::All, data_path, |device| {
             device.inflight = Some(inflight);

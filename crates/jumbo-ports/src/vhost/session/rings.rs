@@ -132,11 +132,11 @@ impl Session {
                 ring.kick = None;
             },
         )?;
-        let is_packed = self.device.is_packed();
         let position = self.device.rings.get(index).map(|ring| ring.position);
+        data_path.told_position(index);
         let state = VringState {
             index: index as u32,
-            num: base(position.unwrap_or_default(), is_packed),
+            num: base(position.unwrap_or_default(), self.has_packed_positions),
         };
         Ok(Answer::Reply(state.bytes(), None))
     }
