@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use jumbo_ports::queue::TxFault;
 use jumbo_testkit::virtio::{
-    DriverQueue, FrontEnd, FrontEndListener, GUEST_OFFLOADS, HOST_OFFLOADS, MemoryLayout, Options,
-    SharedFile, VirtioNet, feature, protocol,
+    AVAIL, DriverQueue, FrontEnd, FrontEndListener, GUEST_OFFLOADS, HOST_OFFLOADS, MemoryLayout,
+    Options, Position, SharedFile, USED, VirtioNet, feature, protocol,
 };
 
 use crate::rig::{BROADCAST, Guest, Rig, SOON, acquaint, eventually, mac, raw};
@@ -280,7 +280,6 @@ fn the_mtu_of_a_guest_is_the_ports() {
     }
     let with_mtu = Options {
         features: feature::ANY_LAYOUT | feature::MTU,
-        protocol: Options::default().protocol | protocol::CONFIG,
         mtu: Some(1500),
         tx_len: 9014,
         ..Options::default()
@@ -299,15 +298,6 @@ fn the_mtu_of_a_guest_is_the_ports() {
     assert_eq!(rig.port_state(0).info.mtu, 9000);
     assert_eq!(rig.port_state(1).info.mtu, 1500);
     let [a, b] = &mut guests;
-    // struct virtio_net_config: mtu is at byte 10.
-    assert_eq!(
-        b.net.front().config(10, 2).expect("config"),
-        1500_u16.to_le_bytes()
-    );
-    assert_eq!(
-        a.net.front().config(10, 2).expect("config"),
-        9000_u16.to_le_bytes()
-    );
     let tagged = 14 + 1500;
     a.send(0, &raw(mac(1), 0, 1, tagged));
     assert_eq!(b.recv().packet.len(), tagged);
@@ -525,6 +515,9 @@ struct Restarts {
 }
 
 impl Restarts {
+    /// Long, so that a burst takes its time.
+    const LEN: usize = 2000;
+
     fn new() -> Self {
         Self {
             sent: 0,
@@ -535,7 +528,7 @@ impl Restarts {
 
     fn send(&mut self, a: &mut Guest, count: u64) {
         for _ in 0..count {
-            let packet = raw(mac(1), 0, self.sent, 300);
+            let packet = raw(mac(1), 0, self.sent, Self::LEN);
             if !a.net.try_send(0, &[0; 12], &packet).expect("no fault") {
                 return;
             }
@@ -548,7 +541,7 @@ impl Restarts {
     fn take(&mut self, b: &mut Guest) {
         for got in b.drain() {
             let number = u64::from_le_bytes(got.packet[14..22].try_into().expect("eight"));
-            assert_eq!(got.packet, raw(mac(1), 0, number, 300));
+            assert_eq!(got.packet, raw(mac(1), 0, number, Self::LEN));
             assert!(
                 number <= self.next,
                 "{} is missing before {number}",
@@ -561,19 +554,41 @@ impl Restarts {
 
     #[track_caller]
     fn finish(&mut self, a: &mut Guest, b: &mut Guest) {
-        a.net.wait_sent(0).expect("all given back");
-        eventually(
-            || {
-                self.take(b);
-                self.next >= self.sent
-            },
-            || "the last packets".into(),
-        );
+        let sent = a.net.wait_sent(0);
+        assert!(sent.is_ok(), "{}: {sent:?}", stands(a, 1));
+        let end = Instant::now() + SOON;
+        while self.next < self.sent {
+            self.take(b);
+            let what = format!("{} of {}", self.next, self.sent);
+            assert!(Instant::now() < end, "{what}, {}", stands(b, 0));
+        }
         for (ring, guest) in [(0, &mut *a), (0, b)] {
             let lane = guest.net.lane(ring);
             assert_eq!(lane.ring.held(), lane.ring.size(), "no buffer is lost");
         }
         assert_eq!(a.net.lane(1).ring.held(), 0);
+    }
+}
+
+/// What a ring says of itself, for a test that fails.
+fn stands(guest: &mut Guest, ring: usize) -> String {
+    match &guest.net.lane(ring).ring {
+        DriverQueue::Split(split) => {
+            format!("used {}, avail {}", split.used_idx(), split.avail_idx())
+        }
+        DriverQueue::Packed(packed) => {
+            let flags = |index| packed.descriptor(index).flags;
+            let sides = |f: u16| u8::from(f & AVAIL != 0) * 10 + u8::from(f & USED != 0);
+            let all: Vec<_> = (0..packed.size())
+                .map(|index| format!("{:02}", sides(flags(index))))
+                .collect();
+            format!(
+                "next used {:?}, next avail {:?}: {}",
+                packed.next_used(),
+                packed.next_avail(),
+                all.join(" ")
+            )
+        }
     }
 }
 
@@ -617,7 +632,7 @@ struct Process(Child);
 
 impl Process {
     /// With a port at each socket. `client`: it connects to them.
-    fn start(sockets: &[&Path], client: bool) -> Self {
+    fn start(sockets: &[&Path], client: bool, keeps: bool) -> Self {
         let list: Vec<_> = sockets.iter().map(|p| p.display().to_string()).collect();
         let mut child = Command::new(std::env::current_exe().expect("we run"))
             .args([
@@ -628,6 +643,7 @@ impl Process {
             ])
             .env("JUMBO_TEST_SOCKETS", list.join(":"))
             .env("JUMBO_TEST_CLIENT", if client { "1" } else { "" })
+            .env("JUMBO_TEST_KEEPS", if keeps { "1" } else { "" })
             // It ends with us.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -663,12 +679,14 @@ fn switch_in_a_process_of_its_own() {
     let Ok(sockets) = std::env::var("JUMBO_TEST_SOCKETS") else {
         return;
     };
-    let is_client = std::env::var("JUMBO_TEST_CLIENT").is_ok_and(|value| !value.is_empty());
+    let is_set = |name: &str| std::env::var(name).is_ok_and(|value| !value.is_empty());
+    let (is_client, keeps) = (is_set("JUMBO_TEST_CLIENT"), is_set("JUMBO_TEST_KEEPS"));
     let mut rig = Rig::new(1);
     for socket in sockets.split(':') {
         rig.port(|config| {
             config.path = socket.into();
             config.client = is_client;
+            config.state = keeps.then(|| format!("{socket}.state").into());
         });
     }
     println!("ready");
@@ -676,9 +694,20 @@ fn switch_in_a_process_of_its_own() {
     let _ = std::io::stdin().lines().count();
 }
 
+/// Who knows where a ring stands when the switch has died.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+enum Keeps {
+    /// The guest's memory alone.
+    Nobody,
+    /// The switch's own file.
+    Switch,
+    /// The front end's in-flight area.
+    FrontEnd,
+}
+
 /// Kill -9 at any moment, and start again.
 #[track_caller]
-fn killed(packed: bool, client: bool) {
+fn killed(packed: bool, client: bool, keeps: Keeps, rounds: u64) {
     let folder = tempfile::tempdir().expect("a folder");
     let paths = ["a", "b"].map(|name| folder.path().join(name));
     let sockets = [paths[0].as_path(), paths[1].as_path()];
@@ -688,53 +717,84 @@ fn killed(packed: bool, client: bool) {
         Some(listeners) => listeners[n].accept(SOON).expect("it connects"),
         None => FrontEnd::connect(sockets[n], SOON).expect("it listens"),
     };
-    let mut process = Process::start(&sockets, client);
+    let process = || Process::start(&sockets, client, keeps == Keeps::Switch);
+    let mut options = Options {
+        queue_size: 256,
+        ..format(packed)
+    };
+    if keeps == Keeps::FrontEnd {
+        options.protocol |= protocol::INFLIGHT_SHMFD;
+    }
+    let mut switch = process();
     let mut guests = [0, 1].map(|n| Guest {
-        net: VirtioNet::start(front(n), format(packed)).expect("a start"),
+        net: VirtioNet::start(front(n), options.clone()).expect("a start"),
         n,
     });
     let [a, b] = &mut guests;
     let mut restarts = Restarts::new();
     let mut halfway = 0;
-    for round in 0..40 {
-        restarts.send(a, 100);
+    for round in 0..rounds {
+        restarts.send(a, 256);
         // Any moment of the burst, from before the switch wakes up to after it is done.
         let begin = Instant::now();
-        while begin.elapsed() < Duration::from_micros(8 * round) {
+        while begin.elapsed() < Duration::from_micros(7 * (round % 100)) {
             std::hint::spin_loop();
         }
-        process.kill();
-        let before = restarts.next;
+        switch.kill();
+        halfway += u32::from(is_halfway(b));
         restarts.take(b);
-        halfway += u32::from(before < restarts.next && restarts.next < restarts.sent);
         a.net.disconnect();
         b.net.disconnect();
-        process = Process::start(&sockets, client);
+        switch = process();
         for guest in [&mut *b, &mut *a] {
             guest.net.reconnect(front(guest.n)).expect("reconnected");
         }
         restarts.finish(a, b);
     }
-    println!(
-        "{halfway} of 40 in the middle, {} packets again",
-        restarts.again
-    );
-    assert!(restarts.sent > 1000, "{}", restarts.sent);
+    let again = restarts.again;
+    println!("{packed} {keeps:?}: {halfway} of {rounds} in the middle, {again} packets again");
+}
+
+/// Whether the device had written to the receive ring without having shown it.
+fn is_halfway(guest: &mut Guest) -> bool {
+    match &guest.net.lane(0).ring {
+        DriverQueue::Split(split) => {
+            let next = split.used_entry(split.used_idx() % split.size());
+            // What stood there before had another length.
+            split.used_idx() % split.size() != 0 && next.1 != 0
+        }
+        DriverQueue::Packed(packed) => {
+            let first = packed.next_used();
+            let second = first.forward(1, packed.size());
+            let is_used = |place: Position| {
+                let flags = packed.descriptor(place.index).flags;
+                (flags & USED != 0) == place.wrap && (flags & AVAIL != 0) == place.wrap
+            };
+            !is_used(first) && is_used(second)
+        }
+    }
 }
 
 #[test]
 fn a_killed_switch_is_followed_by_the_next_on_split_rings() {
-    killed(false, false);
+    killed(false, false, Keeps::Nobody, 100);
 }
 
 #[test]
 fn a_killed_switch_that_connects_is_followed_by_the_next() {
-    killed(false, true);
+    killed(false, true, Keeps::Nobody, 100);
+    killed(true, true, Keeps::Switch, 100);
 }
 
 #[test]
 fn a_killed_switch_is_followed_by_the_next_on_packed_rings() {
-    killed(true, false);
+    killed(true, false, Keeps::Switch, 200);
+}
+
+#[test]
+fn a_front_end_that_keeps_what_is_in_flight_goes_on_with_another_switch() {
+    killed(false, false, Keeps::FrontEnd, 50);
+    killed(true, false, Keeps::FrontEnd, 200);
 }
 
 /// Without a doubt the rings are what the test says they are.
