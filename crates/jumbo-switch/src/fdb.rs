@@ -13,7 +13,7 @@ const WAYS: usize = 4;
 pub const ENTRIES: usize = 8192;
 
 /// An address within its VLAN (IEEE 802.1Q independent learning).
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Station {
     /// VLAN id of the outermost tag, 0 without one.
     pub vid: u16,
@@ -41,6 +41,14 @@ impl Station {
             f,
         ])
     }
+
+    fn of_key(key: u64) -> Self {
+        let [vid_high, vid_low, mac @ ..] = key.to_be_bytes();
+        Self {
+            vid: u16::from_be_bytes([vid_high & 0x7f, vid_low]),
+            mac,
+        }
+    }
 }
 
 #[derive(Copy, Clone, Debug, Default)]
@@ -50,6 +58,17 @@ struct Entry {
     seen_s: u32,
     /// When the other workers were told; `None` if one of them missed it.
     taught_s: Option<u32>,
+}
+
+/// A station as a table knows it.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The station.
+    pub station: Station,
+    /// The port it is behind.
+    pub port: PortId,
+    /// Seconds since it was last seen.
+    pub age_s: u32,
 }
 
 /// What learning did.
@@ -147,6 +166,17 @@ impl Fdb {
         Learned::Teach
     }
 
+    /// Every station that has not aged.
+    pub fn stations(&self, now_s: u32) -> impl Iterator<Item = Seen> {
+        let seen = move |entry: &Entry| Seen {
+            station: Station::of_key(entry.key),
+            port: entry.port,
+            age_s: now_s.wrapping_sub(entry.seen_s),
+        };
+        let used = self.sets.iter().flatten().filter(|entry| entry.key != 0);
+        used.map(seen).filter(|seen| seen.age_s <= self.age_s)
+    }
+
     /// A worker missed the news of this station: its next packet teaches again.
     pub fn tell_again(&mut self, station: Station) {
         let key = station.key();
@@ -229,6 +259,29 @@ mod tests {
         }
         assert!(fdb.len() <= ENTRIES);
         assert_eq!(fdb.find(station(99_999), 100), Some(PortId(1)));
+    }
+
+    #[test]
+    fn stations_are_listed_until_they_age() {
+        let mut fdb = Fdb::new(300, 1);
+        let tagged = Station {
+            vid: 4095,
+            mac: [0xfe, 1, 2, 3, 4, 0xff],
+        };
+        fdb.learn(tagged, PortId(3), 100);
+        fdb.learn(station(1), PortId(1), 0);
+        let list = |now_s| {
+            let mut list: Vec<_> = fdb.stations(now_s).collect();
+            list.sort_by_key(|seen| seen.age_s);
+            list
+        };
+        let seen = |station, port, age_s| Seen {
+            station,
+            port: PortId(port),
+            age_s,
+        };
+        assert_eq!(list(150), [seen(tagged, 3, 50), seen(station(1), 1, 150)]);
+        assert_eq!(list(301), [seen(tagged, 3, 201)]);
     }
 
     #[test]

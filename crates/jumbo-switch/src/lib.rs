@@ -5,6 +5,7 @@
 //! * [`topology`]: the ports as one worker sees them.
 //! * `patience`: how long packets wait for a receiver that is full.
 //! * [`worker`]: wakes up, runs the path, sleeps.
+//! * [`explain`]: what the path does between two ports, and why, without a packet.
 //! * [`counters`]: what happened, and the books that must balance.
 //! * [`switch`]: the workers together: start, ask, stop.
 
@@ -17,6 +18,7 @@ pub mod fdb;
 pub mod topology;
 mod patience;
 pub mod worker;
+pub mod explain;
 pub mod counters;
 pub mod switch;
 mod sys;

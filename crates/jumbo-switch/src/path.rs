@@ -12,7 +12,7 @@ use jumbo_engine::packet::Packet;
 use jumbo_engine::pending::Caps;
 use jumbo_ports::queue::{Bounds, Burst, Queue, RxEnd, TxFault, data_len};
 
-use crate::counters::Books;
+use crate::counters::{Books, PortCounters};
 use crate::fdb::{Fdb, Learned, Station};
 use crate::forward::{self, Destination, Stay};
 use crate::topology::{Policy, PortId, Slot, Topology, without};
@@ -123,8 +123,8 @@ impl Plane {
             Destination::Stay(reason) => return self.stay(id, reason),
             Destination::Flood => FLOOD,
             Destination::Port(port) => {
-                let net = self.burst.arena.packet(id).layers().net;
-                let coalesces = |slot: &Slot| slot.coalesces(net);
+                let packet = self.burst.arena.packet(id);
+                let coalesces = |slot: &Slot| slot.policy.coalesces(packet);
                 let coalesces = self.topology.get(port).is_some_and(coalesces);
                 if let (Some(place), true) = (hold, coalesces) {
                     let arena = &mut self.burst.arena;
@@ -389,6 +389,13 @@ impl Plane {
     pub fn remove(&mut self, port: PortId) {
         self.fdb.forget(port);
         self.topology.remove(port);
+    }
+
+    /// Takes a port out for good and returns what it had counted.
+    pub fn take(&mut self, port: PortId) -> PortCounters {
+        debug_assert_eq!(self.burst.arena.live(), 0, "in the middle of a burst");
+        self.fdb.forget(port);
+        self.topology.take(port)
     }
 
     /// Exchanges a port's queue. Between bursts nothing refers to what the old one

@@ -1,5 +1,6 @@
-//! The workers together: start them, hand them ports, ask, stop.
+//! The workers together: start them, hand them ports, take them back, ask, stop.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -10,7 +11,7 @@ use jumbo_ports::queue::{Bounds, Port, PortInfo, Queue, Workers};
 use rustix::io::Errno;
 
 use crate::counters::{Books, PortCounters};
-use crate::fdb::Station;
+use crate::fdb::{Seen, Station};
 use crate::path::Plane;
 use crate::sys::CpuTime;
 use crate::topology::{Coalesce, PORTS_MAX, Policy, PortId, Slot};
@@ -18,6 +19,10 @@ use crate::worker::{Exchange, Mailbox, Message, Report, Worker};
 
 /// How long a worker may take to answer: it does so between two bursts.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Ids that rest before they name another port: the news that a port is gone must
+/// not reach a reader who takes it for the next port of that id.
+const RESTING_IDS: usize = 16;
 
 /// What the switch as a whole is told.
 #[derive(Clone, Debug)]
@@ -68,6 +73,9 @@ pub enum SwitchError {
         /// What the switch wants.
         wants: usize,
     },
+    /// There is no such port.
+    #[error("there is no port of this id")]
+    NoSuchPort,
     /// A port's control side cannot start.
     #[error("{0}")]
     Control(String),
@@ -81,7 +89,12 @@ pub enum SwitchError {
 pub struct Switch {
     workers: Vec<(Mailbox, Option<JoinHandle<()>>)>,
     ports: Vec<Entry>,
+    /// What ports that were taken out have counted, and how many there were.
+    removed: Removed,
+    /// The first id that was never used.
     next: u16,
+    /// Ids that may be used again, the longest unused first.
+    freed: VecDeque<PortId>,
     events: Option<Receiver<Event>>,
 }
 
@@ -204,11 +217,22 @@ pub struct PortState {
     pub counters: PortCounters,
 }
 
+/// Ports that were taken out.
+#[derive(Clone, Debug, Default)]
+pub struct Removed {
+    /// How many.
+    pub ports: u64,
+    /// The sum of what they had counted.
+    pub counters: PortCounters,
+}
+
 /// The whole switch at one moment.
 #[derive(Clone, Debug)]
 pub struct State {
-    /// Every port that ever was.
+    /// Every port that was not taken out.
     pub ports: Vec<PortState>,
+    /// Those that were.
+    pub removed: Removed,
     /// The sum of the workers' books, each of which balances.
     pub books: Books,
     /// Stations known to the worker that knows most.
@@ -236,7 +260,9 @@ impl Switch {
         let mut switch = Self {
             workers: Vec::new(),
             ports: Vec::new(),
+            removed: Removed::default(),
             next: 0,
+            freed: VecDeque::new(),
             events: None,
         };
         let (says, events) = channel();
@@ -271,17 +297,39 @@ impl Switch {
     /// # Errors
     /// Too many ports, or a worker that is gone.
     pub fn add(&mut self, port: Port, coalesce: Coalesce) -> Result<PortId, SwitchError> {
-        if usize::from(self.next) >= PORTS_MAX {
-            return Err(SwitchError::TooManyPorts);
-        }
         if port.queues.len() != self.workers.len() {
             return Err(SwitchError::Queues {
                 has: port.queues.len(),
                 wants: self.workers.len(),
             });
         }
-        let id = PortId(self.next);
-        self.next += 1;
+        let id = self.free_id().ok_or(SwitchError::TooManyPorts)?;
+        match self.hand_out(id, port, coalesce) {
+            Ok(entry) => {
+                self.ports.push(entry);
+                Ok(id)
+            }
+            Err(error) => {
+                // Some workers may have it.
+                if self.take_back(id).is_ok() {
+                    self.freed.push_back(id);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn free_id(&mut self) -> Option<PortId> {
+        let fresh = usize::from(self.next) < PORTS_MAX;
+        if fresh && self.freed.len() <= RESTING_IDS {
+            self.next += 1;
+            return Some(PortId(self.next - 1));
+        }
+        self.freed.pop_front()
+    }
+
+    /// Gives each worker its queue and starts the port's control side.
+    fn hand_out(&self, id: PortId, port: Port, coalesce: Coalesce) -> Result<Entry, SwitchError> {
         let policy = Policy {
             coalesce,
             takes: port.info.takes,
@@ -310,18 +358,52 @@ impl Switch {
             let running = control.start(Box::new(reach));
             entry.control = Some(Running(running.map_err(SwitchError::Control)?));
         }
-        self.ports.push(entry);
-        Ok(id)
+        Ok(entry)
     }
 
-    /// Takes a port away from the workers.
-    pub fn remove(&mut self, port: PortId) {
-        for entry in self.ports.iter_mut().filter(|entry| entry.id == port) {
-            entry.control = None;
+    /// Takes a port out. On return its queues are closed, no worker knows of it,
+    /// and its id may be used again; what it had counted is in [`State::removed`].
+    ///
+    /// # Errors
+    /// No such port, or a worker that is gone.
+    pub fn remove(&mut self, port: PortId) -> Result<(), SwitchError> {
+        let index = self.ports.iter().position(|entry| entry.id == port);
+        let index = index.ok_or(SwitchError::NoSuchPort)?;
+        // Its control side ends first: it waits for answers of the workers.
+        drop(self.ports.remove(index));
+        let counters = self.take_back(port)?;
+        self.removed.ports += 1;
+        self.removed.counters.add(&counters);
+        self.freed.push_back(port);
+        Ok(())
+    }
+
+    /// Has every worker forget a port. Twice: what one worker told another about it
+    /// before it answered lies in that one's mailbox by then, before the second question.
+    fn take_back(&self, port: PortId) -> Result<PortCounters, SwitchError> {
+        let mut sum = PortCounters::default();
+        for _ in 0..2 {
+            for counters in self.ask(|reply| Message::Take(port, reply))? {
+                sum.add(&counters);
+            }
         }
-        for (mailbox, _) in &self.workers {
-            mailbox.send(Message::Remove(port));
+        Ok(sum)
+    }
+
+    /// Every station that any worker knows, once, as the worker knows it that has
+    /// seen it last. In no order.
+    ///
+    /// # Errors
+    /// [`SwitchError::WorkerGone`] if one does not answer.
+    pub fn stations(&self) -> Result<Vec<Seen>, SwitchError> {
+        let mut latest: HashMap<Station, Seen> = HashMap::new();
+        for seen in self.ask(Message::Stations)?.into_iter().flatten() {
+            let known = latest.entry(seen.station).or_insert(seen);
+            if seen.age_s < known.age_s {
+                *known = seen;
+            }
         }
+        Ok(latest.into_values().collect())
     }
 
     /// What is true now; every worker answers between two bursts.
@@ -332,6 +414,7 @@ impl Switch {
         let reports = self.reports()?;
         let mut state = State {
             ports: Vec::new(),
+            removed: self.removed.clone(),
             books: Books::default(),
             fdb_entries: reports.iter().map(|r| r.fdb_entries).max().unwrap_or(0),
             news_lost: reports.iter().map(|r| r.news_lost).sum(),
@@ -369,19 +452,24 @@ impl Switch {
     }
 
     fn reports(&self) -> Result<Vec<Report>, SwitchError> {
+        self.ask(Message::Report)
+    }
+
+    /// Asks every worker; each answers between two bursts.
+    fn ask<T>(&self, question: impl Fn(Sender<T>) -> Message) -> Result<Vec<T>, SwitchError> {
         let (reply, answers) = channel();
         for (mailbox, _) in &self.workers {
-            if !mailbox.send(Message::Report(reply.clone())) {
+            if !mailbox.send(question(reply.clone())) {
                 return Err(SwitchError::WorkerGone);
             }
         }
         drop(reply);
-        let mut reports = Vec::new();
+        let mut all = Vec::new();
         for _ in &self.workers {
-            let report = answers.recv_timeout(ANSWER_TIMEOUT);
-            reports.push(report.map_err(|_| SwitchError::WorkerGone)?);
+            let answer = answers.recv_timeout(ANSWER_TIMEOUT);
+            all.push(answer.map_err(|_| SwitchError::WorkerGone)?);
         }
-        Ok(reports)
+        Ok(all)
     }
 
     /// Whether every worker still runs.

@@ -16,7 +16,7 @@ use crate::patience::Patience;
 /// Most ports of a switch: a bound on flooding and on the control plane.
 pub const PORTS_MAX: usize = 1024;
 
-/// Names a port; stays the same for the life of the switch.
+/// Names a port as long as it is there; long after it was removed, another may have its id.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
 pub struct PortId(pub u16);
 
@@ -39,6 +39,20 @@ pub struct Policy {
     pub takes: Caps,
     /// Largest network packet it can take, bytes.
     pub mtu: usize,
+}
+
+impl Policy {
+    /// Whether packets like this one are merged for the port: it must be able to take
+    /// the aggregate, or that would be cut again at once.
+    #[inline]
+    pub fn coalesces(&self, packet: &Packet) -> bool {
+        let takes = match packet.layers().net {
+            Net::V4 => self.takes.tso4(),
+            Net::V6 => self.takes.tso6(),
+            Net::None => false,
+        };
+        takes && self.coalesce == Coalesce::Gro
+    }
 }
 
 /// One worker's part of a port.
@@ -83,18 +97,6 @@ impl Slot {
         self.refusals = Default::default();
         self.patience = Patience::default();
         std::mem::replace(&mut self.queue, queue)
-    }
-
-    /// Whether aggregates of that network protocol are made for it: it must be
-    /// able to take them, or they would be cut again at once.
-    #[inline]
-    pub fn coalesces(&self, net: Net) -> bool {
-        let takes = match net {
-            Net::V4 => self.policy.takes.tso4(),
-            Net::V6 => self.policy.takes.tso6(),
-            Net::None => false,
-        };
-        takes && self.policy.coalesce == Coalesce::Gro
     }
 
     /// Sends a packet; for one that goes to nobody else, waits a little for room.
@@ -208,6 +210,20 @@ impl Topology {
         let slot = self.slots.get_mut(usize::from(id.0))?.take()?;
         self.gone.push((id, slot.counters));
         Some(slot.queue)
+    }
+
+    /// Removes a port, if it is still there, with everything that is known of it.
+    /// Returns what it had counted.
+    pub fn take(&mut self, id: PortId) -> PortCounters {
+        self.remove(id);
+        let mut counters = PortCounters::default();
+        self.gone.retain(|(gone, counted)| {
+            if *gone == id {
+                counters.add(counted);
+            }
+            *gone != id
+        });
+        counters
     }
 
     /// The port, while it is there.

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::counters::{Books, PortCounters};
-use crate::fdb::Station;
+use crate::fdb::{Seen, Station};
 use crate::path::Plane;
 use crate::switch::Event;
 use crate::sys::CpuTime;
@@ -48,8 +48,12 @@ pub(crate) enum Message {
     Learn(Station, PortId),
     /// Here is your queue of a new port.
     Add(Box<Slot>),
-    /// A port goes.
+    /// A port's device went away: another worker noticed.
     Remove(PortId),
+    /// A port is taken out: forget it and tell what it had counted.
+    Take(PortId, Sender<PortCounters>),
+    /// Tell which stations you know.
+    Stations(Sender<Vec<Seen>>),
     /// A port's other end has changed: use this queue from now on.
     Exchange(Box<Exchange>),
     /// Tell what you have counted.
@@ -73,7 +77,7 @@ pub(crate) struct Exchange {
 /// What one worker has counted, at a quiet point.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Every port, those that went away included.
+    /// Every port, those whose device went away included.
     pub ports: Vec<PortReport>,
     /// The worker's books; balanced.
     pub books: Books,
@@ -341,9 +345,16 @@ impl Worker {
                 Message::Learn(station, port) => self.plane.hear(station, port, now_s),
                 Message::Add(slot) => self.add(*slot),
                 Message::Remove(port) => self.remove(port),
+                // Whoever asked may have gone, here and below.
+                Message::Take(port, reply) => {
+                    self.unwatch(port);
+                    let _ = reply.send(self.plane.take(port));
+                }
+                Message::Stations(reply) => {
+                    let _ = reply.send(self.plane.fdb.stations(now_s).collect());
+                }
                 Message::Exchange(exchange) => self.exchange(*exchange),
                 Message::Report(reply) => {
-                    // Whoever asked may have gone.
                     let _ = reply.send(self.report());
                 }
                 Message::Stop => return false,

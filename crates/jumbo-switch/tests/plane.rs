@@ -16,7 +16,9 @@ use jumbo_engine::reason::Reason;
 use jumbo_engine::vnet::{HeaderFault, VnetHeader};
 use jumbo_ports::mem::{self, MemHandle, MemPacket};
 use jumbo_ports::pool::{Pool, Region, Regions};
-use jumbo_ports::queue::{Bounds, Burst, Port, PortInfo, Presence, Queue, RxEnd, RxStats, TxFault};
+use jumbo_ports::queue::{
+    Bounds, Burst, Control, Port, PortInfo, Presence, Queue, RxEnd, RxStats, TxFault, Workers,
+};
 use jumbo_switch::fdb::Station;
 use jumbo_switch::forward::Stay;
 use jumbo_switch::path::Plane;
@@ -502,15 +504,123 @@ fn port_that_is_removed_is_forgotten_and_accounted() {
     both(|workers| {
         let mut rig = Rig::new(workers).ports(&[Caps::ALL; 3]);
         rig.acquaint();
-        rig.switch.remove(PortId(1));
+        rig.switch.remove(PortId(1)).unwrap();
         rig.put(0, &from_to(0, 1));
         let state = rig.settle();
         assert_eq!(rig.counts(), [0, 0, 1]);
-        assert!(!state.ports[1].up);
+        let ids: Vec<_> = state.ports.iter().map(|port| port.id.0).collect();
+        assert_eq!(ids, [0, 2]);
+        assert_eq!(state.removed.ports, 1);
         assert_eq!(
-            state.ports[1].counters.rx.traffic.packets, 1,
+            state.removed.counters.rx.traffic.packets, 1,
             "counters are kept"
         );
+        assert!(rig.switch.remove(PortId(1)).is_err(), "only once");
+    });
+}
+
+#[test]
+fn ports_come_and_go_more_often_than_there_are_ids() {
+    both(|workers| {
+        let mut rig = Rig::new(workers).ports(&[Caps::ALL; 2]);
+        rig.acquaint();
+        let mut ids = std::collections::BTreeSet::new();
+        for round in 0..jumbo_switch::topology::PORTS_MAX + 100 {
+            let queues = rig.switch.queues();
+            let (port, handle) = mem::port("guest", queues, Caps::ALL, Caps::ALL, 1500).unwrap();
+            let id = rig.switch.add(port, Coalesce::Gro).unwrap();
+            ids.insert(id.0);
+            if round % 64 == 0 {
+                // It is known, used, and forgotten with its port.
+                handle.put(&PLAIN, &hello(77).build());
+                rig.put += 1;
+                rig.settle();
+                rig.put(0, &from_to(0, 77));
+                rig.settle();
+                assert_eq!(handle.taken().len(), 1);
+                rig.taken();
+            }
+            rig.switch.remove(id).unwrap();
+            if round % 64 == 0 {
+                let known = rig.switch.stations().unwrap();
+                assert!(known.iter().all(|seen| seen.station.mac != mac(77)));
+                rig.put(0, &from_to(0, 77));
+                rig.settle();
+                assert_eq!(rig.counts(), [0, 1], "nobody has it: to all others");
+            }
+        }
+        assert!(ids.len() < 40, "ids are used again: {ids:?}");
+        assert_eq!(rig.switch.state().unwrap().ports.len(), 2);
+    });
+}
+
+/// A control side that cannot start.
+#[derive(Debug)]
+struct CannotStart;
+
+impl Control for CannotStart {
+    fn start(self: Box<Self>, _: Box<dyn Workers>) -> Result<Box<dyn Send>, String> {
+        Err("no thread".to_owned())
+    }
+}
+
+#[test]
+fn port_whose_control_side_cannot_start_is_not_there() {
+    both(|workers| {
+        let mut rig = Rig::new(workers).ports(&[Caps::ALL; 2]);
+        let queues = rig.switch.queues();
+        let (mut port, handle) = mem::port("m", queues, Caps::ALL, Caps::ALL, 1500).unwrap();
+        port.control = Some(Box::new(CannotStart));
+        let error = rig.switch.add(port, Coalesce::Gro).expect_err("refused");
+        assert_eq!(error.to_string(), "no thread");
+        rig.put(0, &hello(0));
+        let state = rig.settle();
+        assert_eq!((state.ports.len(), state.removed.ports), (2, 0));
+        assert_eq!(rig.counts(), [0, 1]);
+        assert!(handle.taken().is_empty(), "no worker has it");
+    });
+}
+
+#[test]
+fn port_is_taken_out_in_the_middle_of_its_traffic() {
+    both(|workers| {
+        let mut rig = Rig::new(workers).ports(&[Caps::ALL; 3]);
+        rig.acquaint();
+        let stream = TcpStream::new(from_to(0, 1)).segments(60);
+        for round in 0..40 {
+            for packet in stream.packets() {
+                rig.handles[0].put(&PLAIN, &packet);
+                rig.put += 1;
+            }
+            if round == 20 {
+                rig.switch.remove(PortId(1)).unwrap();
+            }
+        }
+        // Towards the port while it was there, to all others afterwards; nothing is lost.
+        let state = rig.settle();
+        assert_eq!(
+            state.books.dropped,
+            state.removed.counters.dropped() + state.ports[0].counters.dropped()
+        );
+        assert!(rig.counts()[2] > 0);
+    });
+}
+
+#[test]
+fn stations_are_told_with_their_port_and_vlan() {
+    both(|workers| {
+        let mut rig = Rig::new(workers).ports(&[Caps::ALL; 2]);
+        rig.acquaint();
+        rig.put(1, &from_to(1, 0).vlan(0x8100, 7));
+        rig.settle();
+        let mut known = rig.switch.stations().unwrap();
+        known.sort_by_key(|seen| (seen.station.vid, seen.station.mac));
+        assert!(known.iter().all(|seen| seen.age_s <= 10), "{known:?}");
+        let known: Vec<_> = known
+            .iter()
+            .map(|seen| (seen.station.vid, seen.station.mac, seen.port.0))
+            .collect();
+        assert_eq!(known, [(0, mac(0), 0), (0, mac(1), 1), (7, mac(1), 1)]);
     });
 }
 
@@ -1081,6 +1191,12 @@ canonical!(TxFault::Refused => fn refused_packet_is_counted() {
 });
 canonical!(TxFault::PayloadMissing => fn missing_payload_is_counted() {
     counted(TxFault::PayloadMissing, 2, 0);
+});
+canonical!(TxFault::TooLong => fn packet_too_long_for_its_receiver_is_counted() {
+    counted(TxFault::TooLong, 2, 0);
+});
+canonical!(TxFault::Stopped => fn stopped_port_is_counted() {
+    counted(TxFault::Stopped, 2, 0);
 });
 
 // --- packets of all kinds over ports of all kinds ---

@@ -69,6 +69,11 @@ pub(crate) enum Command {
     Status(ClientArgs),
     /// Show each port of the running switch, a line each; with --json its offloads and reasons too
     Ports(ClientArgs),
+    Path(PathArgs),
+    /// Show the forwarding table of the running switch: which address is behind which port
+    Fdb(ClientArgs),
+    AddPort(AddPortArgs),
+    RemovePort(RemovePortArgs),
     Replay(ReplayArgs),
     Check(CheckArgs),
     Explain(ExplainArgs),
@@ -97,7 +102,7 @@ pub(crate) struct DemoArgs {
 #[derive(Debug, Args, Default)]
 #[command(after_help = RUN_HELP)]
 pub(crate) struct RunArgs {
-    /// Add a port: tap:DEVICE[,KEY=VALUE...]
+    /// Add a port: tap:DEVICE or vhost-user:PATH, then [,KEY=VALUE...]
     #[arg(long = "port", value_name = "SPEC")]
     pub(crate) ports: Vec<String>,
     /// Read the configuration from a TOML file
@@ -109,7 +114,7 @@ pub(crate) struct RunArgs {
     /// Forget a learned address after so many seconds [default: 300]
     #[arg(long, value_name = "N")]
     pub(crate) fdb_age_s: Option<FdbAge>,
-    /// Where to listen for status and ports [default: the first free number in /run/jumbo or $XDG_RUNTIME_DIR/jumbo]
+    /// Where to listen for status, add-port and their like [default: the first free number in /run/jumbo or $XDG_RUNTIME_DIR/jumbo]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) socket: Option<PathBuf>,
 }
@@ -123,6 +128,12 @@ Keys of a port, the same on the command line and in the file:
   csum      on or off: checksums may be left to whoever takes the packet
   tso       on or off: TCP super-packets; needs csum
   uso       on or off: UDP super-packets; needs csum
+
+Keys of vhost-user ports:
+  vhost-user  in a file: the socket's path
+  client    on or off: connect to the socket and retry, instead of listening [default: off]
+  queues    most queue pairs of the guest [default: 1]
+  packed    on or off: packed rings are offered [default: on]
 
 A file:
   workers = 2
@@ -142,6 +153,67 @@ pub(crate) struct ClientArgs {
     /// Which switch to ask [default: the one that is running]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) socket: Option<PathBuf>,
+}
+
+/// Say who segments, who checksums and who coalesces what goes from one port to another, and why
+///
+/// What holds now: after negotiation, and less what a device has refused since. For the other direction ask with the
+/// names exchanged.
+#[derive(Debug, Args)]
+#[command(after_help = PATH_HELP)]
+pub(crate) struct PathArgs {
+    /// The port the packets come from
+    #[arg(value_name = "FROM")]
+    pub(crate) from: String,
+    /// The port they leave by
+    #[arg(value_name = "TO")]
+    pub(crate) to: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+const PATH_HELP: &str = "\
+Packets:
+  tcp4_super, tcp6_super  TCP super-packets; with _cwr: their first segment carries CWR
+  udp_super               UDP super-packets
+  partial_checksum        ordinary packets whose checksum is still to be finished
+  finished                ordinary packets with nothing left to do
+  tcp4_train, tcp6_train  TCP packets of one flow, one behind the other
+  over_mtu                ordinary packets larger than the MTU of TO
+  segments_over_mtu       super-packets whose segments are
+
+Decisions:
+  whole, left_partial, as_it_came     nothing is done here
+  segmented, checksum_finished        done here, because TO does not take it
+  coalesced                           merged here into super-packets
+  not_handed                          FROM's own end does the work before
+  dropped                             with the reason in jumbo status";
+
+/// Add a port to the running switch
+///
+/// The switch opens the device, with its own rights and in its own namespace. A socket's relative path is taken from
+/// here.
+#[derive(Debug, Args)]
+#[command(after_help = "The keys of a port are those of jumbo run; see jumbo run --help.")]
+pub(crate) struct AddPortArgs {
+    /// The port, as for jumbo run --port: KIND:DEVICE[,KEY=VALUE...]
+    #[arg(value_name = "SPEC")]
+    pub(crate) spec: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// Remove a port from the running switch
+///
+/// Its device is closed: a TAP that the switch made vanishes, a guest sees its link go. What it had counted stays in
+/// the books.
+#[derive(Debug, Args)]
+pub(crate) struct RemovePortArgs {
+    /// What the port is called
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
 }
 
 /// Run a capture through the engine: what coalesces, what does not, and why

@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 use crate::control::{Ports, Status};
-use crate::switch_api::{Capability, PortState, PortStatus, Snapshot, Traffic};
+use crate::switch_api::{
+    Capability, Fdb, PathEnd, PathReport, PortState, PortStatus, Snapshot, Traffic,
+};
 
 /// Columns of the terminal; None for a file or a pipe, where lines may have any length.
 pub(crate) type Width = Option<u16>;
@@ -33,6 +35,16 @@ pub(crate) fn status(status: &Status, width: Width) -> String {
     let _ = write!(text, "{}\n\n", overview(&switch.ports, width));
     for one in &switch.ports {
         let _ = writeln!(text, "{}", port(one, width));
+    }
+    if let Some(removed) = &switch.removed {
+        let _ = writeln!(
+            text,
+            "removed ports: {}, rx {} packets, tx {}, dropped {}\n",
+            count(removed.ports),
+            count(removed.rx.packets),
+            count(removed.tx.packets),
+            count(removed.dropped),
+        );
     }
     let _ = write!(text, "{}", books(switch, width));
     tidy(&text)
@@ -106,6 +118,103 @@ fn books(switch: &Snapshot, width: Width) -> String {
     format!("{table}\n\nThe books {holds}.")
 }
 
+/// `jumbo path`.
+pub(crate) fn path(report: &PathReport, width: Width) -> String {
+    let PathReport { from, to, rows } = report;
+    let mut text = format!("packets from {} to {}\n", path_end(from), path_end(to));
+    for end in [from, to] {
+        if end.state != PortState::Up {
+            let why = end.why.as_ref().map(|why| format!(" ({why})"));
+            let _ = writeln!(
+                text,
+                "{} is {}{}: nothing passes until it is up, and then other offloads may be in use",
+                end.port,
+                state(end.state),
+                why.unwrap_or_default()
+            );
+        }
+    }
+    let mut table = table(
+        &[
+            "packets",
+            "decision",
+            "segments",
+            "checksums",
+            "coalesces",
+            "why",
+        ],
+        width,
+    );
+    for row in rows {
+        let who = |who: &str| match who {
+            "sender" => from.port.clone(),
+            "receiver" => to.port.clone(),
+            "switch" => "jumbo".to_owned(),
+            _ => "-".to_owned(),
+        };
+        table.add_row([
+            row.packets.clone(),
+            row.decision.clone(),
+            who(&row.segments),
+            who(&row.checksums),
+            who(&row.coalesces),
+            row.reason.clone(),
+        ]);
+    }
+    let _ = write!(text, "\n{table}");
+    tidy(&text)
+}
+
+fn path_end(end: &PathEnd) -> String {
+    format!("{} ({}, mtu {})", end.port, end.kind, end.mtu)
+}
+
+/// `jumbo fdb`: a line per address.
+pub(crate) fn fdb(fdb: &Fdb, width: Width) -> String {
+    if fdb.stations.is_empty() {
+        return "no addresses learned".to_owned();
+    }
+    let mut table = table(&["address", "vlan", "port", "age"], width);
+    align_right(&mut table, 1..2);
+    align_right(&mut table, 3..4);
+    for station in &fdb.stations {
+        table.add_row([
+            station.mac.clone(),
+            station.vlan.map_or("-".to_owned(), |vlan| vlan.to_string()),
+            station.port.clone(),
+            format!("{} s", station.age_s),
+        ]);
+    }
+    tidy(&table.to_string())
+}
+
+/// `jumbo add-port`.
+pub(crate) fn added_port(port: &PortStatus, _: Width) -> String {
+    let why = port.why.as_ref().map(|why| format!(" ({why})"));
+    format!(
+        "added {}: {} {}, {}{}, mtu {}",
+        port.name,
+        port.kind,
+        port.device,
+        state(port.state),
+        why.unwrap_or_default(),
+        port.mtu,
+    )
+}
+
+/// `jumbo remove-port`.
+pub(crate) fn removed_port(port: &PortStatus, _: Width) -> String {
+    format!(
+        "removed {}: {} {}, rx {} packets, tx {}, dropped {}",
+        port.name,
+        port.kind,
+        port.device,
+        count(port.rx.packets),
+        count(port.tx.packets),
+        count(port.dropped),
+    )
+}
+
 /// `jumbo ports`: a line per port.
 pub(crate) fn ports(ports: &Ports, width: Width) -> String {
     tidy(&overview(&ports.ports, width).to_string())
@@ -129,6 +238,15 @@ fn port(port: &PortStatus, width: Width) -> String {
             "\ndone here because it does not take them: {} super-packets segmented, {} checksums finished",
             count(port.software_segmented),
             count(port.software_checksums),
+        );
+    }
+    if let Some(dropped) = port.device_dropped.as_ref().filter(|d| d.rx + d.tx > 0) {
+        let _ = writeln!(
+            text,
+            "\ndropped by the kernel at its device: rx {}, tx {} ({})",
+            count(dropped.rx),
+            count(dropped.tx),
+            dropped.source,
         );
     }
     if !port.capabilities.is_empty() {
@@ -286,7 +404,7 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::switch_api::{Books, ReasonCount};
+    use crate::switch_api::{Books, DeviceDropped, FdbEntry, PathRow, ReasonCount, Removed};
 
     fn sample() -> Status {
         let tx = Traffic {
@@ -412,6 +530,83 @@ The books balance."
 port  kind  device  state   mtu  rx packets       rx  tx packets       tx  tx super  tx seg/packet  dropped
 web   tap   web0    up     1500      35'000  53.0 MB       1'200  53.0 MB       900           30.5        0
 db    tap   db0     gone   1500           0      0 B           0      0 B         0            0.0        0"
+        );
+    }
+
+    #[test]
+    fn what_is_not_always_there_has_its_line() {
+        let mut status_of_sample = sample();
+        let switch = &mut status_of_sample.switch;
+        switch.ports[0].device_dropped = Some(DeviceDropped {
+            rx: 1234,
+            tx: 0,
+            source: "there".into(),
+        });
+        switch.removed = Some(Removed {
+            ports: 2,
+            dropped: 3,
+            ..Removed::default()
+        });
+        let page = status(&status_of_sample, None);
+        for line in [
+            "\ndropped by the kernel at its device: rx 1'234, tx 0 (there)\n",
+            "\nremoved ports: 2, rx 0 packets, tx 0, dropped 3\n",
+        ] {
+            assert!(page.contains(line), "{page}");
+        }
+    }
+
+    #[test]
+    fn path_names_who_does_what() {
+        let end = |port: &str, state| PathEnd {
+            port: port.into(),
+            kind: "tap".into(),
+            state,
+            why: None,
+            mtu: 1500,
+        };
+        let row = |segments: &str, checksums: &str| PathRow {
+            packets: "tcp4_super".into(),
+            decision: "segmented".into(),
+            segments: segments.into(),
+            checksums: checksums.into(),
+            coalesces: "nobody".into(),
+            reason: "because".into(),
+        };
+        let report = PathReport {
+            from: end("web", PortState::Up),
+            to: end("db", PortState::Gone),
+            rows: vec![row("switch", "receiver"), row("sender", "switch")],
+        };
+        assert_eq!(
+            path(&report, None),
+            "\
+packets from web (tap, mtu 1500) to db (tap, mtu 1500)
+db is gone: nothing passes until it is up, and then other offloads may be in use
+
+packets     decision   segments  checksums  coalesces  why
+tcp4_super  segmented  jumbo     db         -          because
+tcp4_super  segmented  web       jumbo      -          because"
+        );
+    }
+
+    #[test]
+    fn fdb_is_a_line_each() {
+        let entry = |vlan, age_s| FdbEntry {
+            mac: "02:00:00:00:00:01".into(),
+            vlan,
+            port: "web".into(),
+            age_s,
+        };
+        let table = Fdb {
+            stations: vec![entry(None, 3), entry(Some(7), 200)],
+        };
+        assert_eq!(
+            fdb(&table, None),
+            "\
+address            vlan  port    age
+02:00:00:00:00:01     -  web     3 s
+02:00:00:00:00:01     7  web   200 s"
         );
     }
 

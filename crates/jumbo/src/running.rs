@@ -1,5 +1,8 @@
 //! The switch behind the seam: ports opened as configured, workers' figures made into a status.
 
+mod device;
+mod path;
+
 use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,15 +13,17 @@ use jumbo_ports::queue;
 use jumbo_ports::queue::Presence;
 use jumbo_ports::tap::{self, TapConfig, TapError};
 use jumbo_ports::vhost::{self, Notice, VhostConfig};
+use jumbo_switch::counters::PortCounters;
 use jumbo_switch::switch::{self, Event, Switch as Workers, SwitchConfig, SwitchError};
-use jumbo_switch::topology;
+use jumbo_switch::topology::{self, PortId};
 
+use crate::config;
 use crate::config::values::{Coalesce, Mtu};
 use crate::error::CliError;
 use crate::output;
 use crate::switch_api::{
-    Books, Capability, Offload, PortKind, PortSpec, PortState, PortStatus, ReasonCount, RunConfig,
-    Snapshot, StopCause, Switch, Traffic,
+    Books, Capability, Fdb, FdbEntry, Offload, PathReport, PortKind, PortSpec, PortState,
+    PortStatus, ReasonCount, Removed, RunConfig, Snapshot, StopCause, Switch, Traffic,
 };
 
 /// Worker threads where nothing is said: one is right until it is busy.
@@ -39,9 +44,7 @@ pub(crate) fn start(
         .collect::<Result<Vec<_>, _>>()?;
     // Only now that all are there: a device that was there before keeps its MTU if another cannot be opened.
     for (spec, port) in &mut ports {
-        if let (Some(mtu), PortKind::Tap { .. }) = (spec.mtu, &spec.kind) {
-            tap::set_mtu(&mut port.info, mtu.get().into()).map_err(|e| port_error(spec, &e))?;
-        }
+        set_mtu(spec, port)?;
     }
     let mut switch = Workers::start(&SwitchConfig {
         workers,
@@ -49,46 +52,81 @@ pub(crate) fn start(
         ..SwitchConfig::default()
     })
     .map_err(refused)?;
-    let names: Vec<_> = (config.ports.iter())
-        .map(|port| port.name.as_str().to_owned())
-        .collect();
-    watch(&mut switch, names.clone(), broken);
+    let names = Arc::<Names>::default();
+    watch(&mut switch, Arc::clone(&names), broken);
+    let mut live = Live {
+        switch,
+        names,
+        specs: BTreeMap::new(),
+    };
     for (spec, port) in ports {
-        let coalesce = match spec.coalesce {
-            Coalesce::Off => topology::Coalesce::Off,
-            Coalesce::Gro => topology::Coalesce::Gro,
-        };
-        switch.add(port, coalesce).map_err(refused)?;
+        live.join(spec.clone(), port)?;
     }
     Ok(Arc::new(Running {
-        names,
-        state: Mutex::new(State::Running(switch)),
+        state: Mutex::new(State::Running(live)),
     }))
 }
 
+fn set_mtu(spec: &PortSpec, port: &mut queue::Port) -> Result<(), CliError> {
+    match (spec.mtu, &spec.kind) {
+        (Some(mtu), PortKind::Tap { .. }) => {
+            tap::set_mtu(&mut port.info, mtu.get().into()).map_err(|error| port_error(spec, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the ports that are there are called, for whoever hears of them by their id.
+#[derive(Debug, Default)]
+struct Names(Mutex<BTreeMap<PortId, Named>>);
+
+#[derive(Debug)]
+struct Named {
+    name: String,
+    /// The operator has heard that its device is gone.
+    told_gone: bool,
+}
+
+impl Names {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PortId, Named>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn of(&self, port: PortId) -> Option<String> {
+        self.lock().get(&port).map(|named| named.name.clone())
+    }
+
+    /// The port's name, once: each worker says that the device is gone.
+    fn newly_gone(&self, port: PortId) -> Option<String> {
+        let mut names = self.lock();
+        let named = names.get_mut(&port).filter(|named| !named.told_gone)?;
+        named.told_gone = true;
+        Some(named.name.clone())
+    }
+}
+
 /// A worker never ends by itself; should one, the run ends with it.
-fn watch(switch: &mut Workers, names: Vec<String>, broken: Sender<StopCause>) {
+fn watch(switch: &mut Workers, names: Arc<Names>, broken: Sender<StopCause>) {
     let events = switch.events();
     std::thread::spawn(move || {
-        // Each worker says it; the operator hears it once.
-        let mut gone = Vec::new();
         while let Ok(event) = events.recv() {
             let how = match event {
                 Event::Stopped => return,
-                Event::PortGone(port) if gone.contains(&port) => continue,
                 Event::PortStopped(port, why) => {
-                    let name = names.get(usize::from(port.0)).map_or("?", String::as_str);
-                    output::talk(format_args!(
-                        "port `{name}` has stopped: {why}. The other ports go on; it starts again when its guest resets the device"
-                    ));
+                    // Without a name it was removed meanwhile; here and below.
+                    if let Some(name) = names.of(port) {
+                        output::talk(format_args!(
+                            "port `{name}` has stopped: {why}. The other ports go on; it starts again when its guest resets the device"
+                        ));
+                    }
                     continue;
                 }
                 Event::PortGone(port) => {
-                    gone.push(port);
-                    let name = names.get(usize::from(port.0)).map_or("?", String::as_str);
-                    output::talk(format_args!(
-                        "port `{name}`: its device went away; the other ports go on. To have it back, start again"
-                    ));
+                    if let Some(name) = names.newly_gone(port) {
+                        output::talk(format_args!(
+                            "port `{name}`: its device went away; the other ports go on. To have it back: `jumbo remove-port {name}`, then `jumbo add-port`"
+                        ));
+                    }
                     continue;
                 }
                 Event::Failed(error) => format!("a worker has ended: {error}"),
@@ -171,41 +209,172 @@ fn refused(error: SwitchError) -> CliError {
 }
 
 struct Running {
-    names: Vec<String>,
     state: Mutex<State>,
 }
 
 enum State {
-    Running(Workers),
+    Running(Live),
     /// With its last words, if the workers had any.
     Stopped(Option<Snapshot>),
+}
+
+/// The workers, and their ports as the operator knows them.
+struct Live {
+    switch: Workers,
+    names: Arc<Names>,
+    specs: BTreeMap<PortId, PortSpec>,
+}
+
+impl Live {
+    /// Hands an open port to the workers.
+    fn join(&mut self, spec: PortSpec, port: queue::Port) -> Result<PortId, CliError> {
+        let coalesce = match spec.coalesce {
+            Coalesce::Off => topology::Coalesce::Off,
+            Coalesce::Gro => topology::Coalesce::Gro,
+        };
+        // Held until the name is known: the port may have news at once.
+        let mut names = self.names.lock();
+        let id = self.switch.add(port, coalesce).map_err(refused)?;
+        let named = Named {
+            name: spec.name.as_str().to_owned(),
+            told_gone: false,
+        };
+        names.insert(id, named);
+        drop(names);
+        self.specs.insert(id, spec);
+        Ok(id)
+    }
+
+    fn add(&mut self, spec: PortSpec) -> Result<PortStatus, CliError> {
+        config::check_joins(&spec, self.specs.values())?;
+        let mut port = open(&spec, self.switch.queues())?;
+        set_mtu(&spec, &mut port)?;
+        let id = self.join(spec, port)?;
+        self.port(id)
+    }
+
+    fn remove(&mut self, name: &str) -> Result<PortStatus, CliError> {
+        let id = self.find(name)?;
+        let last = self.port(id)?;
+        self.names.lock().remove(&id);
+        self.specs.remove(&id);
+        self.switch.remove(id).map_err(refused)?;
+        Ok(last)
+    }
+
+    /// The port of that name.
+    fn find(&self, name: &str) -> Result<PortId, CliError> {
+        let mut specs = self.specs.iter();
+        let found = specs.find(|(_, spec)| spec.name.as_str() == name);
+        found.map(|(id, _)| *id).ok_or_else(|| {
+            let names: Vec<_> = self.specs.values().map(|spec| spec.name.as_str()).collect();
+            CliError::usage(format!("there is no port `{name}`")).way_out(match names.len() {
+                0 => "there is none".to_owned(),
+                _ => format!("the ports are {}", names.join(", ")),
+            })
+        })
+    }
+
+    fn name(&self, id: PortId) -> &str {
+        self.specs.get(&id).map_or("?", |spec| spec.name.as_str())
+    }
+
+    /// The port as it is.
+    fn port(&self, id: PortId) -> Result<PortStatus, CliError> {
+        let state = self.switch.state().map_err(refused)?;
+        let port = state.ports.iter().find(|port| port.id == id);
+        let port = port.ok_or_else(|| refused(SwitchError::NoSuchPort))?;
+        Ok(status(port, self.name(id), &device::drops()))
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, CliError> {
+        let state = self.switch.state().map_err(refused)?;
+        Ok(snapshot(|id| self.name(id), &state))
+    }
+
+    fn path(&self, from: &str, to: &str) -> Result<PathReport, CliError> {
+        let (from_id, to_id) = (self.find(from)?, self.find(to)?);
+        if from_id == to_id {
+            return Err(
+                CliError::usage(format!("nothing goes from port `{from}` back to it"))
+                    .way_out("name two ports"),
+            );
+        }
+        let state = self.switch.state().map_err(refused)?;
+        let port = |id| {
+            let port = state.ports.iter().find(|port| port.id == id);
+            port.ok_or_else(|| refused(SwitchError::NoSuchPort))
+        };
+        Ok(path::report((from, port(from_id)?), (to, port(to_id)?)))
+    }
+
+    fn fdb(&self) -> Result<Fdb, CliError> {
+        let mut stations = self.switch.stations().map_err(refused)?;
+        stations.sort_by_key(|seen| (seen.station.vid, seen.station.mac));
+        let entry = |seen: &jumbo_switch::fdb::Seen| FdbEntry {
+            mac: seen.station.mac.map(|byte| format!("{byte:02x}")).join(":"),
+            vlan: Some(seen.station.vid).filter(|vid| *vid != 0),
+            port: self.name(seen.port).to_owned(),
+            age_s: seen.age_s,
+        };
+        Ok(Fdb {
+            stations: stations.iter().map(entry).collect(),
+        })
+    }
 }
 
 impl Running {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Asks the switch, if it still runs.
+    fn live<T>(&self, ask: impl FnOnce(&mut Live) -> Result<T, CliError>) -> Result<T, CliError> {
+        match &mut *self.state() {
+            State::Running(live) => ask(live),
+            State::Stopped(_) => Err(CliError::failed("the switch is stopping")),
+        }
+    }
 }
 
 impl Switch for Running {
     fn snapshot(&self) -> Result<Snapshot, CliError> {
         match &*self.state() {
-            State::Running(workers) => match workers.state() {
-                Ok(state) => Ok(snapshot(&self.names, &state)),
-                Err(error) => Err(refused(error)),
-            },
+            State::Running(live) => live.snapshot(),
             State::Stopped(Some(last)) => Ok(last.clone()),
             State::Stopped(None) => Err(refused(SwitchError::WorkerGone)),
         }
+    }
+
+    fn path(&self, from: &str, to: &str) -> Result<PathReport, CliError> {
+        self.live(|live| live.path(from, to))
+    }
+
+    fn fdb(&self) -> Result<Fdb, CliError> {
+        self.live(|live| live.fdb())
+    }
+
+    fn add_port(&self, spec: PortSpec) -> Result<PortStatus, CliError> {
+        self.live(|live| live.add(spec))
+    }
+
+    fn remove_port(&self, name: &str) -> Result<PortStatus, CliError> {
+        self.live(|live| live.remove(name))
     }
 
     fn stop(&self) -> Result<Snapshot, CliError> {
         let mut state = self.state();
         let running = std::mem::replace(&mut *state, State::Stopped(None));
         *state = match running {
-            State::Running(workers) => {
-                let last = workers.stop().ok();
-                State::Stopped(last.map(|state| snapshot(&self.names, &state)))
+            State::Running(live) => {
+                let Live { switch, specs, .. } = live;
+                let name = |id| {
+                    specs
+                        .get(&id)
+                        .map_or("?", |spec: &PortSpec| spec.name.as_str())
+                };
+                let last = switch.stop().ok();
+                State::Stopped(last.map(|state| snapshot(name, &state)))
             }
             stopped => stopped,
         };
@@ -214,8 +383,9 @@ impl Switch for Running {
     }
 }
 
-fn snapshot(names: &[String], state: &switch::State) -> Snapshot {
+fn snapshot<'a>(name: impl Fn(PortId) -> &'a str, state: &switch::State) -> Snapshot {
     let books = state.books;
+    let drops = device::drops();
     Snapshot {
         workers: state.workers as u64,
         fdb_entries: state.fdb_entries as u64,
@@ -235,10 +405,21 @@ fn snapshot(names: &[String], state: &switch::State) -> Snapshot {
         ports: state
             .ports
             .iter()
-            .zip(names)
-            .map(|(port, name)| status(port, name))
+            .map(|port| status(port, name(port.id), &drops))
             .collect(),
+        removed: removed(&state.removed),
     }
+}
+
+fn removed(removed: &switch::Removed) -> Option<Removed> {
+    let switch::Removed { ports, counters } = removed;
+    (*ports > 0).then(|| Removed {
+        ports: *ports,
+        rx: traffic(&counters.rx.traffic),
+        tx: traffic(&counters.tx),
+        dropped: counters.dropped(),
+        reasons: reasons(counters),
+    })
 }
 
 /// Whether the port works and, if not, why.
@@ -254,7 +435,7 @@ fn state(port: &switch::PortState) -> (PortState, Option<String>) {
     }
 }
 
-fn status(port: &switch::PortState, name: &str) -> PortStatus {
+fn status(port: &switch::PortState, name: &str, drops: &device::Drops) -> PortStatus {
     let (state, why) = state(port);
     PortStatus {
         name: name.to_owned(),
@@ -272,11 +453,12 @@ fn status(port: &switch::PortState, name: &str) -> PortStatus {
         rx: traffic(&port.counters.rx.traffic),
         tx: traffic(&port.counters.tx),
         dropped: port.counters.dropped(),
+        device_dropped: drops.of(&port.info),
         flooded: port.counters.flooded,
         software_segmented: port.counters.software_segmented,
         software_checksums: port.counters.software_checksums,
         waits: port.counters.waits,
-        reasons: reasons(port),
+        reasons: reasons(&port.counters),
     }
 }
 
@@ -313,8 +495,7 @@ fn traffic(traffic: &queue::Traffic) -> Traffic {
 }
 
 /// Every reason of every stage, by stage.
-fn reasons(port: &switch::PortState) -> BTreeMap<String, BTreeMap<String, ReasonCount>> {
-    let counters = &port.counters;
+fn reasons(counters: &PortCounters) -> BTreeMap<String, BTreeMap<String, ReasonCount>> {
     let mut stages = BTreeMap::new();
     note(&mut stages, &counters.rx.faults);
     note(&mut stages, &counters.rx.opaque);

@@ -80,6 +80,26 @@ pub(crate) trait Switch: Send + Sync {
     /// # Errors
     /// A worker that does not answer.
     fn snapshot(&self) -> Result<Snapshot, CliError>;
+    /// What happens to packets from one port to another.
+    ///
+    /// # Errors
+    /// 2 for a name nobody has; as for [`Switch::snapshot`].
+    fn path(&self, from: &str, to: &str) -> Result<PathReport, CliError>;
+    /// The forwarding table.
+    ///
+    /// # Errors
+    /// As for [`Switch::snapshot`].
+    fn fdb(&self) -> Result<Fdb, CliError>;
+    /// Opens a port and adds it.
+    ///
+    /// # Errors
+    /// As at the start: 2 for a name or device that is taken, 3 for what the machine refuses.
+    fn add_port(&self, spec: PortSpec) -> Result<PortStatus, CliError>;
+    /// Removes a port and tells what it was.
+    ///
+    /// # Errors
+    /// 2 for a name nobody has; as for [`Switch::snapshot`].
+    fn remove_port(&self, name: &str) -> Result<PortStatus, CliError>;
     /// Stops the workers, waits for them and tells how it ended. A second call only tells.
     ///
     /// # Errors
@@ -100,6 +120,20 @@ pub(crate) struct Snapshot {
     pub(crate) cpu_system_s: f64,
     pub(crate) books: Books,
     pub(crate) ports: Vec<PortStatus>,
+    /// What removed ports had counted, if any was removed; the books have it too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) removed: Option<Removed>,
+}
+
+/// Ports that were removed, together.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Removed {
+    pub(crate) ports: u64,
+    pub(crate) rx: Traffic,
+    pub(crate) tx: Traffic,
+    pub(crate) dropped: u64,
+    /// Stage, then reason.
+    pub(crate) reasons: BTreeMap<String, BTreeMap<String, ReasonCount>>,
 }
 
 /// Every packet is somewhere: received + made_by_segmentation + flood_copies = sent + absorbed_by_merging + dropped +
@@ -134,6 +168,9 @@ pub(crate) struct PortStatus {
     pub(crate) tx: Traffic,
     /// Packets that came in by it, or were to leave by it, and were dropped.
     pub(crate) dropped: u64,
+    /// Packets that the kernel dropped at its device; not in `dropped`, as we never had them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) device_dropped: Option<DeviceDropped>,
     /// Packets that came in by it and went to every other port.
     pub(crate) flooded: u64,
     /// Super-packets segmented here because it does not take them.
@@ -145,6 +182,17 @@ pub(crate) struct PortStatus {
     pub(crate) waits: u64,
     /// Stage, then reason.
     pub(crate) reasons: BTreeMap<String, BTreeMap<String, ReasonCount>>,
+}
+
+/// Drops that the kernel has counted on a device, since the device exists.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DeviceDropped {
+    /// Before we could read them: the device's queue was full.
+    pub(crate) rx: u64,
+    /// After we had written them.
+    pub(crate) tx: u64,
+    /// Where the kernel tells.
+    pub(crate) source: String,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,4 +234,54 @@ pub(crate) struct Traffic {
 pub(crate) struct ReasonCount {
     pub(crate) count: u64,
     pub(crate) doc: String,
+}
+
+/// What happens to packets from one port to another.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PathReport {
+    pub(crate) from: PathEnd,
+    pub(crate) to: PathEnd,
+    pub(crate) rows: Vec<PathRow>,
+}
+
+/// One end of it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PathEnd {
+    pub(crate) port: String,
+    pub(crate) kind: String,
+    pub(crate) state: PortState,
+    /// What it waits for, or why it stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) why: Option<String>,
+    pub(crate) mtu: u64,
+}
+
+/// One kind of packet. The words are those of `jumbo_switch::explain`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PathRow {
+    pub(crate) packets: String,
+    pub(crate) decision: String,
+    /// Who segments, checksums, coalesces: `sender`, `switch`, `receiver` or `nobody`.
+    pub(crate) segments: String,
+    pub(crate) checksums: String,
+    pub(crate) coalesces: String,
+    pub(crate) reason: String,
+}
+
+/// The forwarding table.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Fdb {
+    pub(crate) stations: Vec<FdbEntry>,
+}
+
+/// A station it knows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct FdbEntry {
+    /// As `02:00:00:00:00:01`.
+    pub(crate) mac: String,
+    /// None: outside any VLAN.
+    pub(crate) vlan: Option<u16>,
+    pub(crate) port: String,
+    /// Seconds since it was last seen.
+    pub(crate) age_s: u32,
 }

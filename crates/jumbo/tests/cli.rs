@@ -37,7 +37,7 @@ fn what_is_mistyped_ends_with_2_and_says_so_on_stderr() {
         ),
         (
             &["run", "--port", "xyz:a"],
-            "error: --port xyz:a: unknown port kind `xyz`: this version has tap\n",
+            "error: --port xyz:a: unknown port kind `xyz`: this version has tap and vhost-user\n",
         ),
         (
             &["run", "--port", "tap:a,mtu=1"],
@@ -151,7 +151,7 @@ fn ask(command: &[&str], answer: &'static str) -> (Output, String) {
     (output, server.join().expect("served"))
 }
 
-const PORTS: &str = r#"{"ok":true,"data":{"ports":[{"name":"web","kind":"tap","device":"vm0","mtu":1500,"state":"up","capabilities":[{"name":"uso","offered":true,"in_use":false,"why":"not asked for"}],"rx":{"packets":1,"bytes":60,"super_packets":0,"segments_per_packet":1.0},"tx":{"packets":0,"bytes":0,"super_packets":0,"segments_per_packet":0.0},"dropped":3,"flooded":0,"software_segmented":0,"software_checksums":0,"reasons":{"coalesce":{"psh":{"count":7,"doc":"PSH"}}}}]}}
+const PORTS: &str = r#"{"ok":true,"data":{"ports":[{"name":"web","kind":"tap","device":"vm0","mtu":1500,"state":"up","capabilities":[{"name":"uso","offered":true,"in_use":false,"why":"not asked for"}],"rx":{"packets":1,"bytes":60,"super_packets":0,"segments_per_packet":1.0},"tx":{"packets":0,"bytes":0,"super_packets":0,"segments_per_packet":0.0},"dropped":3,"flooded":0,"software_segmented":0,"software_checksums":0,"waits":0,"reasons":{"coalesce":{"psh":{"count":7,"doc":"PSH"}}}}]}}
 "#;
 
 #[test]
@@ -176,6 +176,32 @@ fn ports_asks_one_line_and_shows_table_or_json() {
         let json: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
         let sent: serde_json::Value = serde_json::from_str(PORTS).expect("JSON");
         assert_eq!(json, sent["data"], "{form:?}");
+    }
+}
+
+#[test]
+fn commands_ask_in_one_line_and_end_as_the_switch_says() {
+    let refusal = "{\"ok\":false,\"error\":\"it is gone; look there\",\"code\":3}\n";
+    for (args, line) in [
+        (
+            &["path", "a", "b c"][..],
+            r#"{"cmd":"path","from":"a","to":"b c"}"#,
+        ),
+        (&["fdb"], r#"{"cmd":"fdb"}"#),
+        (
+            &["add-port", "tap:a,mtu=1500"],
+            r#"{"cmd":"add_port","spec":"tap:a,mtu=1500"}"#,
+        ),
+        (
+            &["add-port", "vhost-user:/run/a,client"],
+            r#"{"cmd":"add_port","spec":"vhost-user:/run/a,client"}"#,
+        ),
+        (&["remove-port", "a"], r#"{"cmd":"remove_port","name":"a"}"#),
+    ] {
+        let (output, asked) = ask(args, refusal);
+        assert_eq!(asked, format!("{line}\n"));
+        assert_eq!(output.status.code(), Some(3), "{args:?}");
+        assert_eq!(stderr(&output), "error: it is gone; look there\n");
     }
 }
 

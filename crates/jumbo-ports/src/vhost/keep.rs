@@ -31,30 +31,25 @@ pub(super) struct Standing {
     pub(super) first: u16,
     /// First entry of the chain given back last.
     pub(super) last: u16,
-    /// Index of the first entry of the last chain before the wrap counter changed:
-    /// by it a ring is told from one that its driver has begun anew.
-    pub(super) before_wrap: u16,
+    /// First entry of the chain that was shown last while the wrap counter was set,
+    /// until it is set again: by it a ring is told from one that its driver has
+    /// begun anew. A word of its own.
+    pub(super) witness: Option<u16>,
 }
 
 impl Standing {
     /// One word, so that a sudden end leaves the old or the new.
     fn to_word(self) -> u64 {
-        let Self {
-            used,
-            first,
-            last,
-            before_wrap,
-        } = self;
-        let words = [used, first, last, before_wrap & 0x7fff].map(u64::from);
-        words[0] | words[1] << 16 | words[2] << 32 | words[3] << 48 | LIVE
+        let [used, first, last] = [self.used, self.first, self.last].map(u64::from);
+        used | first << 16 | last << 32 | LIVE
     }
 
-    fn of_word(word: u64) -> Self {
+    fn of_words(word: u64, witness: u64) -> Self {
         Self {
             used: word as u16,
             first: (word >> 16) as u16,
             last: (word >> 32) as u16,
-            before_wrap: (word >> 48) as u16 & 0x7fff,
+            witness: (witness & LIVE != 0).then_some(witness as u16),
         }
     }
 }
@@ -84,6 +79,15 @@ impl Keeper {
         };
         // Its place was checked when the keeper was made.
         let _ = self.region.write(self.at, &word.to_le_bytes());
+    }
+
+    /// Writes down the witness alone.
+    #[inline]
+    pub(super) fn keep_witness(&self, witness: Option<u16>) {
+        if !self.front_end {
+            let word = witness.map_or(0, |index| LIVE | u64::from(index));
+            let _ = self.region.write(self.at + WITNESS_AT, &word.to_le_bytes());
+        }
     }
 }
 
@@ -155,8 +159,9 @@ impl Inflight {
 
 /// Bytes of an entry of our file: the standing, then what the ring is known by.
 const ENTRY_LEN: u64 = 64;
-const KNOWN_BY_AT: u64 = 8;
-const MAGIC: [u8; 8] = *b"jumbor1\n";
+const WITNESS_AT: u64 = 8;
+const KNOWN_BY_AT: u64 = 16;
+const MAGIC: [u8; 8] = *b"jumbor2\n";
 
 /// Our own file: an entry for each ring of a port.
 #[derive(Debug)]
@@ -226,7 +231,8 @@ impl Kept {
         let at = self.entry(index);
         let word = u64::from_le_bytes(self.read(at)?);
         let same = self.read(at + KNOWN_BY_AT)? == known_by(ring);
-        (word & LIVE != 0 && same).then(|| Standing::of_word(word))
+        let witness = u64::from_le_bytes(self.read(at + WITNESS_AT)?);
+        (word & LIVE != 0 && same).then(|| Standing::of_words(word, witness))
     }
 
     /// The keeper of ring `index`, which begins to run.
@@ -245,7 +251,7 @@ impl Kept {
 
     /// Ring `index` was stopped in order: the front end knows where it stands.
     pub(super) fn forget(&self, index: usize) {
-        let _ = self.region.write(self.entry(index), &[0; 8]);
+        let _ = self.region.write(self.entry(index), &[0; 16]);
     }
 }
 
@@ -269,12 +275,14 @@ mod tests {
             used: 0x8007,
             first: 0x8003,
             last: 0x8006,
-            before_wrap: 250,
+            witness: Some(250),
         };
         let kept = Kept::open(&path, 2).expect("opens");
         assert_eq!(kept.standing(1, &ring(256)), None, "nothing yet");
-        kept.begin(1, &ring(256)).expect("a keeper").keep(standing);
-        drop(kept);
+        let keeper = kept.begin(1, &ring(256)).expect("a keeper");
+        keeper.keep(standing);
+        keeper.keep_witness(standing.witness);
+        drop((kept, keeper));
         let kept = Kept::open(&path, 2).expect("opens again");
         assert_eq!(kept.standing(1, &ring(256)), Some(standing));
         assert_eq!(kept.standing(1, &ring(128)), None, "another ring");

@@ -67,6 +67,15 @@ impl Ring {
         }
     }
 
+    /// Wakes both sides once: whoever served the ring before may have ended between
+    /// the work and the call, or with a kick in its hands.
+    fn rouse(&self) {
+        signal(&self.kick);
+        if let Some(call) = &self.call {
+            signal(call);
+        }
+    }
+
     /// The guest broke the rules: says so, and to the front end.
     #[cold]
     fn broken(&self, health: &Health, fault: RingFault) {
@@ -96,6 +105,7 @@ pub(super) struct FromGuest {
 
 impl FromGuest {
     pub(super) fn new(ring: Ring) -> Self {
+        ring.rouse();
         Self {
             ring,
             taken: Vec::with_capacity(512),
@@ -142,6 +152,7 @@ pub(super) struct ToGuest {
 
 impl ToGuest {
     pub(super) fn new(mut ring: Ring) -> Self {
+        ring.rouse();
         // Whether it has buffers is seen when one is needed.
         ring.vring.silence();
         Self {

@@ -818,11 +818,12 @@ impl Packed {
                 used: used.bits(),
                 first: used.bits(),
                 last: used.bits(),
-                before_wrap: used.index,
+                witness: None,
             },
             keepers: setup.keepers.clone(),
         };
         packed.keep();
+        packed.keep_witness();
         packed
     }
 
@@ -905,10 +906,20 @@ impl Packed {
         if self.first.is_none() {
             self.standing.first = at.bits();
         }
-        if self.used.wrap != at.wrap {
-            self.standing.before_wrap = at.index;
+        if self.used.wrap && !at.wrap {
+            // The entries of the last time round were given back once more since.
+            self.standing.witness = None;
+            self.keep_witness();
         }
         self.keep();
+    }
+
+    #[inline]
+    fn keep_witness(&self) {
+        for keeper in &self.keepers {
+            keeper.keep_witness(self.standing.witness);
+            fence(Ordering::Release);
+        }
     }
 
     #[inline]
@@ -922,25 +933,19 @@ impl Packed {
     }
 
     /// Whether this is a ring that stands there. A ring that its driver has begun
-    /// anew has in no entry the USED bit that only a device sets: so one that was
-    /// given back while the wrap counter was set tells, unless it was given back
-    /// once more since.
+    /// anew has in no entry the USED bit that only a device sets, and the witness
+    /// has it until it is given back once more.
     fn stands(&self, standing: Standing) -> bool {
         let used = Cursor::of(standing.used, self.size);
-        if used.index == 0 && used.wrap {
-            return true;
-        }
-        let witness = if used.wrap {
-            standing.last & 0x7fff
-        } else if standing.before_wrap >= used.index {
-            standing.before_wrap
-        } else {
+        let Some(index) = standing.witness else {
             return true;
         };
-        self.is_finished(Cursor {
-            index: witness % self.size,
-            wrap: true,
-        })
+        let passed = !used.wrap && index < used.index;
+        passed
+            || self.is_finished(Cursor {
+                index: index % self.size,
+                wrap: true,
+            })
     }
 
     /// Whether the entry was given back when it was met with that wrap counter.
@@ -963,6 +968,7 @@ impl Packed {
             }
         }
         self.keep();
+        self.keep_witness();
     }
 
     #[inline]
@@ -971,6 +977,11 @@ impl Packed {
             return false;
         };
         self.flags(index).store(flags.to_le(), Ordering::Release);
+        let last = Cursor::of(self.standing.last, self.size);
+        if last.wrap && !self.keepers.is_empty() {
+            self.standing.witness = Some(last.index);
+            self.keep_witness();
+        }
         fence(Ordering::SeqCst);
         let new = self.used.index;
         let Some(old) = self.asked_used.replace(new) else {

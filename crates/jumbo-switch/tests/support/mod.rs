@@ -13,13 +13,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Drops by reason, over all ports: (stage and reason, packets), zeros left out.
 pub(crate) fn drops(state: &State) -> Vec<(String, u64)> {
     let mut list = Vec::new();
-    for port in &state.ports {
+    let removed = ("removed", &state.removed.counters);
+    let ports = state.ports.iter();
+    let ports = ports.map(|port| (port.info.device.as_str(), &port.counters));
+    for (device, counters) in ports.chain([removed]) {
         let mut note = |stage: &str, name: &dyn std::fmt::Display, count: u64| {
             if count != 0 {
-                list.push((format!("{} {stage} {name}", port.info.device), count));
+                list.push((format!("{device} {stage} {name}"), count));
             }
         };
-        let counters = &port.counters;
         counters
             .rx
             .faults

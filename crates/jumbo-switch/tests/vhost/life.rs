@@ -476,6 +476,8 @@ fn a_burst_is_one_kick_and_one_call() {
             assert_eq!(b.drain().len() as u64, count);
             calls
         };
+        // A ring that begins is called once.
+        let _ = b.net.lane(0).call.drain();
         // Wanted.
         for _ in 0..20 {
             let _ = b.net.lane(0).ring.enable_interrupts();

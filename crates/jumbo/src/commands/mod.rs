@@ -1,12 +1,16 @@
 //! One file per command.
 
+mod add_port;
 mod check;
 mod completions;
 mod demo;
 mod explain;
+mod fdb;
 mod man;
+mod path;
 mod ports;
 mod record;
+mod remove_port;
 mod replay;
 mod run;
 mod status;
@@ -22,6 +26,10 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Outcome, CliError> {
         Command::Run(args) => run::run(&args, format),
         Command::Status(args) => status::run(&args, format),
         Command::Ports(args) => ports::run(&args, format),
+        Command::Path(args) => path::run(&args, format),
+        Command::Fdb(args) => fdb::run(&args, format),
+        Command::AddPort(args) => add_port::run(&args, format),
+        Command::RemovePort(args) => remove_port::run(&args, format),
         Command::Replay(args) => replay::run(args, format),
         Command::Check(args) => check::run(&args, format),
         Command::Explain(args) => explain::run(&args, format),

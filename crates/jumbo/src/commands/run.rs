@@ -153,14 +153,19 @@ impl About {
 
 fn handler(about: About, switch: Arc<dyn Switch>) -> impl Fn(Request) -> Response + Send + 'static {
     move |request| match request {
-        Request::Status => match switch.snapshot() {
-            Ok(snapshot) => Response::data(&about.status(snapshot)),
-            Err(error) => Response::error(&error),
-        },
-        Request::Ports => match switch.snapshot() {
-            Ok(Snapshot { ports, .. }) => Response::data(&Ports { ports }),
-            Err(error) => Response::error(&error),
-        },
+        Request::Status => Response::of(switch.snapshot().map(|now| about.status(now))),
+        Request::Ports => Response::of(
+            switch
+                .snapshot()
+                .map(|Snapshot { ports, .. }| Ports { ports }),
+        ),
+        Request::Path { from, to } => Response::of(switch.path(&from, &to)),
+        Request::Fdb => Response::of(switch.fdb()),
+        Request::AddPort { spec } => {
+            let added = config::parse_port(&spec).and_then(|spec| switch.add_port(spec));
+            Response::of(added.map_err(|error| error.at(&spec)))
+        }
+        Request::RemovePort { name } => Response::of(switch.remove_port(&name)),
     }
 }
 

@@ -102,6 +102,62 @@ fn line_of(text: &str, byte: usize) -> usize {
     1 + text.bytes().take(byte).filter(|&b| b == b'\n').count()
 }
 
+/// Reads one port as `--port` has it.
+///
+/// # Errors
+/// Exit code 2 for anything that cannot be meant.
+pub(crate) fn parse_port(spec: &str) -> Result<PortSpec, CliError> {
+    PortKeys::from_spec(spec)?.resolve()
+}
+
+/// The same port, with the path of its socket as another process can find it.
+///
+/// # Errors
+/// Exit code 3 when this directory is gone.
+pub(crate) fn absolute(spec: &str) -> Result<String, CliError> {
+    let Some(rest) = spec.strip_prefix("vhost-user:") else {
+        return Ok(spec.to_owned());
+    };
+    let (path, keys) = rest.split_at(rest.find(',').unwrap_or(rest.len()));
+    if path.is_empty() {
+        return Ok(spec.to_owned());
+    }
+    let path = std::path::absolute(path).map_err(|error| {
+        CliError::machine(format!("cannot tell where this directory is: {error}")).at(spec)
+    })?;
+    Ok(format!("vhost-user:{}{keys}", path.display()))
+}
+
+/// Whether a port can join those that are there: no name or device is used twice.
+///
+/// # Errors
+/// Exit code 2.
+pub(crate) fn check_joins<'a>(
+    new: &PortSpec,
+    there: impl Iterator<Item = &'a PortSpec>,
+) -> Result<(), CliError> {
+    for port in there {
+        let name = port.name.as_str();
+        if new.name == port.name {
+            return Err(
+                CliError::usage(format!("port name `{name}` is in use already")).way_out(format!(
+                    "choose another name=, or `jumbo remove-port {name}`"
+                )),
+            );
+        }
+        if new.kind.device() == port.kind.device() {
+            let device = new.kind.device();
+            return Err(CliError::usage(format!(
+                "port device `{device}` is in use already, by port `{name}`"
+            ))
+            .way_out(format!(
+                "a device can be one port only: `jumbo remove-port {name}` first"
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn parse_spec(spec: &str) -> Result<Placed, CliError> {
     let place = format!("--port {spec}");
     let keys = PortKeys::from_spec(spec).map_err(|error| error.at(&place))?;

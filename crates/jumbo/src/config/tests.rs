@@ -129,14 +129,24 @@ fn a_wrong_port_is_refused_in_one_sentence() {
     for (spec, expected) in [
         (
             "vm0",
-            "a port is a kind and a device; write tap:DEVICE[,KEY=VALUE...]",
+            "a port is a kind and a device; write tap:DEVICE or vhost-user:PATH, then [,KEY=VALUE...]",
         ),
-        ("xyz:vm0", "unknown port kind `xyz`: this version has tap"),
         (
-            "vhost-user:/tmp/a",
-            "unknown port kind `vhost-user`: this version has tap",
+            "xyz:vm0",
+            "unknown port kind `xyz`: this version has tap and vhost-user",
         ),
-        (":vm0", "unknown port kind ``: this version has tap"),
+        (
+            "vhost-user:",
+            "`` cannot be a socket: give the path of a file, 1 to 107 bytes",
+        ),
+        (
+            "tap:vm0,client",
+            "`client` is of vhost-user ports; drop `client`",
+        ),
+        (
+            ":vm0",
+            "unknown port kind ``: this version has tap and vhost-user",
+        ),
         (
             "tap:",
             "`` cannot be a device: give 1 to 15 characters without blank, `/`, `:` and `%`",
@@ -159,11 +169,11 @@ fn a_wrong_port_is_refused_in_one_sentence() {
         ),
         (
             "tap:vm0,fast",
-            "`fast` is not KEY=VALUE; write tap:DEVICE[,KEY=VALUE...]",
+            "unknown key `fast`; the keys are tap, vhost-user, client, queues, packed, name, mtu, coalesce, offload, csum, tso, uso",
         ),
         (
             "tap:vm0,",
-            "`` is not KEY=VALUE; write tap:DEVICE[,KEY=VALUE...]",
+            "`` is not KEY=VALUE; write KIND:DEVICE[,KEY=VALUE...]",
         ),
         (
             "tap:vm0,mtuu=1500",
@@ -175,7 +185,7 @@ fn a_wrong_port_is_refused_in_one_sentence() {
         ),
         (
             "tap:vm0,x=1",
-            "unknown key `x`; the keys are tap, name, mtu, coalesce, offload, csum, tso, uso",
+            "unknown key `x`; the keys are tap, vhost-user, client, queues, packed, name, mtu, coalesce, offload, csum, tso, uso",
         ),
         (
             "tap:vm0,mtu=1,mtu=2",
@@ -298,7 +308,7 @@ fn a_wrong_file_is_refused_with_its_line() {
         ),
         (
             "[[port]]\nxdp = \"a\"\n",
-            "lab.toml:2: unknown port kind `xdp`: this version has tap",
+            "lab.toml:2: unknown port kind `xdp`: this version has tap and vhost-user",
         ),
         (
             "[[port]]\ntap = \"a\"\n\nmtu = 4\n",
@@ -310,7 +320,7 @@ fn a_wrong_file_is_refused_with_its_line() {
         ),
         (
             "workers = 1\n[[port]]\nname = \"a\"\n",
-            "lab.toml:2: the port has no device; add `tap = \"DEVICE\"`",
+            "lab.toml:2: the port has no device; add `tap = \"DEVICE\"` or `vhost-user = \"/run/NAME.sock\"`",
         ),
         (
             "[[port]]\ntap = \"a\"\n[[port]]\ntap = \"b\"\nname = \"a\"\n",

@@ -1,4 +1,4 @@
-//! The control socket: how `status` and `ports` ask a running switch.
+//! The control socket: how `status`, `path`, `add-port` and their like reach a running switch.
 //!
 //! One JSON value per line over a UNIX stream socket, an answer per request, any number of requests per connection:
 //!
@@ -6,7 +6,8 @@
 //! {"cmd":"status"}
 //! {"ok":true,"data":{"version":"0.1.0","pid":4711,...}}
 //! {"cmd":"dance"}
-//! {"ok":false,"error":"unknown variant `dance`, expected `status` or `ports`","code":2}
+//! {"cmd":"remove_port","name":"web"}
+//! {"ok":false,"error":"there is no port `web`; the ports are db","code":2}
 //! ```
 //!
 //! [`socket`] decides where it is, [`server`] answers, [`client`] asks.
@@ -22,13 +23,21 @@ use crate::error::CliError;
 use crate::switch_api::{PortStatus, Snapshot};
 
 /// What can be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "cmd", rename_all = "snake_case")]
 pub(crate) enum Request {
     /// Answered by a [`Status`].
     Status,
     /// Answered by [`Ports`].
     Ports,
+    /// Answered by a [`PathReport`](crate::switch_api::PathReport).
+    Path { from: String, to: String },
+    /// Answered by a [`Fdb`](crate::switch_api::Fdb).
+    Fdb,
+    /// As `--port` has it. Answered by the port's [`PortStatus`].
+    AddPort { spec: String },
+    /// Answered by the port's last [`PortStatus`].
+    RemovePort { name: String },
 }
 
 /// One answer; `data` when `ok`, else `error` and `code` (the exit code of the client).
@@ -44,6 +53,14 @@ pub(crate) struct Response {
 }
 
 impl Response {
+    /// The answer that carries either.
+    pub(crate) fn of<T: Serialize>(result: Result<T, CliError>) -> Self {
+        match result {
+            Ok(data) => Self::data(&data),
+            Err(error) => Self::error(&error),
+        }
+    }
+
     /// The answer that carries `data`.
     pub(crate) fn data(data: &impl Serialize) -> Self {
         match serde_json::to_value(data) {

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::control::client;
-use crate::switch_api::{Books, PortStatus};
+use crate::switch_api::{Books, Fdb, PathReport, PortSpec, PortStatus};
 
 #[derive(Default)]
 struct Fake {
@@ -33,10 +33,33 @@ impl Fake {
     }
 }
 
+/// What the fakes are never asked.
+macro_rules! not_of_this_test {
+    () => {
+        fn path(&self, _: &str, _: &str) -> Result<PathReport, CliError> {
+            Err(CliError::internal("not of this test"))
+        }
+
+        fn fdb(&self) -> Result<Fdb, CliError> {
+            Err(CliError::internal("not of this test"))
+        }
+
+        fn add_port(&self, _: PortSpec) -> Result<PortStatus, CliError> {
+            Err(CliError::internal("not of this test"))
+        }
+
+        fn remove_port(&self, _: &str) -> Result<PortStatus, CliError> {
+            Err(CliError::internal("not of this test"))
+        }
+    };
+}
+
 impl Switch for Fake {
     fn snapshot(&self) -> Result<Snapshot, CliError> {
         Ok(self.told("snapshot"))
     }
+
+    not_of_this_test!();
 
     fn stop(&self) -> Result<Snapshot, CliError> {
         Ok(self.told("stop"))
@@ -169,6 +192,8 @@ impl Switch for Hanging {
         };
         Ok(fake.told("snapshot"))
     }
+
+    not_of_this_test!();
 
     fn stop(&self) -> Result<Snapshot, CliError> {
         output::talk("stopping");
