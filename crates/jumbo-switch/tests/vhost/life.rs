@@ -561,7 +561,7 @@ impl Restarts {
         let end = Instant::now() + SOON;
         while self.next < self.sent {
             self.take(b);
-            let what = format!("{} of {}", self.next, self.sent);
+            let what = format!("{} of {}, {} again", self.next, self.sent, self.again);
             assert!(Instant::now() < end, "{what}, {}", stands(b, 0));
         }
         for (ring, guest) in [(0, &mut *a), (0, b)] {
@@ -668,8 +668,9 @@ impl Process {
 }
 
 impl Drop for Process {
+    /// In order: it says what it saw.
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        drop(self.0.stdin.take());
         let _ = self.0.wait();
     }
 }
@@ -694,6 +695,12 @@ fn switch_in_a_process_of_its_own() {
     println!("ready");
     // Until whoever started us closes it.
     let _ = std::io::stdin().lines().count();
+    let state = rig.state();
+    eprintln!(
+        "{:?}\ndrops of the last: {:?}",
+        state.books,
+        crate::support::drops(&state)
+    );
 }
 
 /// Who knows where a ring stands when the switch has died.
@@ -748,9 +755,11 @@ fn killed(packed: bool, client: bool, keeps: Keeps, rounds: u64) {
         a.net.disconnect();
         b.net.disconnect();
         switch = process();
-        for guest in [&mut *b, &mut *a] {
-            guest.net.reconnect(front(guest.n)).expect("reconnected");
-        }
+        b.net.reconnect(front(b.n)).expect("reconnected");
+        // What the last switch had left unfinished was shown now. There must be room for all that may come again: it is
+        // flooded, and waits for nobody.
+        restarts.take(b);
+        a.net.reconnect(front(a.n)).expect("reconnected");
         restarts.finish(a, b);
     }
     let again = restarts.again;
