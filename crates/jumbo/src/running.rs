@@ -19,6 +19,7 @@ use jumbo_switch::topology::{self, PortId};
 
 use crate::config;
 use crate::config::values::{Coalesce, Mtu};
+use crate::control::socket;
 use crate::error::CliError;
 use crate::output;
 use crate::switch_api::{
@@ -155,18 +156,25 @@ fn open(spec: &PortSpec, workers: usize) -> Result<queue::Port, CliError> {
             client,
             queues,
             packed,
+            hash_report,
         } => {
+            let state = socket::state_file(path.as_path());
+            if state.is_none() {
+                output::talk(format_args!(
+                    "port `{}`: no runtime directory to keep ring positions in: guests with packed rings must be reset if this process ends suddenly",
+                    spec.name.as_str()
+                ));
+            }
             let config = VhostConfig {
-                path: path.as_path().to_owned(),
                 client: *client,
                 queue_pairs: queues.get(),
-                workers,
                 hands: caps,
                 takes: caps,
                 mtu: spec.mtu.map(Mtu::get),
                 packed: *packed,
-                hash_report: false,
-                state: None,
+                hash_report: *hash_report,
+                state,
+                ..VhostConfig::new(path.as_path().to_owned(), workers)
             };
             vhost::open(&config, notices(spec)).map_err(|error| {
                 CliError::machine(format!("port `{}`: {error}", spec.name.as_str()))

@@ -44,6 +44,7 @@ pub(crate) enum PortKind {
         client: bool,
         queues: Queues,
         packed: bool,
+        hash_report: bool,
     },
 }
 

@@ -310,14 +310,21 @@ impl Vring {
 
     /// Whether the ring stands where another process left it; then goes on from there.
     pub(super) fn resume(&mut self, standing: Standing) -> bool {
-        let Kind::Packed(packed) = &mut self.kind else {
-            return false;
+        let stands = match &self.kind {
+            Kind::Split(_) => false,
+            Kind::Packed(packed) => packed.stands(standing),
         };
-        let stands = packed.stands(standing);
         if stands {
-            packed.resume(standing, self.walk.direction == Direction::ToGuest);
+            self.finish(standing);
         }
         stands
+    }
+
+    /// Goes on where another process ended.
+    pub(super) fn finish(&mut self, standing: Standing) {
+        if let Kind::Packed(packed) = &mut self.kind {
+            packed.resume(standing, self.walk.direction == Direction::ToGuest);
+        }
     }
 
     /// Writes `head`, then all of `payload`, into `bufs`. Returns the bytes written,

@@ -1,14 +1,14 @@
 //! Front ends that come, go, stop, change their minds and move; and a switch that is restarted under them.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use jumbo_ports::queue::TxFault;
 use jumbo_testkit::virtio::{
     AVAIL, DriverQueue, FrontEnd, FrontEndListener, GUEST_OFFLOADS, HOST_OFFLOADS, MemoryLayout,
-    Options, Position, SharedFile, USED, VirtioNet, feature, protocol,
+    Options, Position, SharedFile, USED, VirtioNet, WRITE, feature, protocol,
 };
 
 use crate::rig::{BROADCAST, Guest, Rig, SOON, acquaint, eventually, mac, raw};
@@ -479,10 +479,15 @@ fn a_burst_is_one_kick_and_one_call() {
         // A ring that begins is called once.
         let _ = b.net.lane(0).call.drain();
         // Wanted.
+        // A worker that is awake already may see a burst in parts; one that sleeps sees it whole.
+        let mut least = u64::MAX;
         for _ in 0..20 {
             let _ = b.net.lane(0).ring.enable_interrupts();
-            assert_eq!(burst(a, b, 50), 1, "format {bits}");
+            let calls = burst(a, b, 50);
+            assert!(calls >= 1, "format {bits}");
+            least = least.min(calls);
         }
+        assert_eq!(least, 1, "format {bits}");
         // Not wanted.
         b.net.lane(0).ring.disable_interrupts();
         let _ = b.net.lane(0).call.drain();
@@ -630,7 +635,12 @@ fn a_switch_that_ends_in_order_and_starts_again_loses_nothing() {
 }
 
 /// A switch in a process of its own, that can be killed.
-struct Process(Child);
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    /// Open, so that it may write until its end.
+    _said: BufReader<ChildStdout>,
+}
 
 impl Process {
     /// With a port at each socket. `client`: it connects to them.
@@ -651,27 +661,28 @@ impl Process {
             .stdout(Stdio::piped())
             .spawn()
             .expect("started");
-        let said = BufReader::new(child.stdout.take().expect("piped"));
+        let mut said = BufReader::new(child.stdout.take().expect("piped"));
         let ready = said
+            .by_ref()
             .lines()
             .map_while(Result::ok)
             .any(|line| line.ends_with("ready"));
         assert!(ready, "it starts");
-        Self(child)
+        Self { child, _said: said }
     }
 
     /// SIGKILL.
     fn kill(mut self) {
-        self.0.kill().expect("our own child");
-        self.0.wait().expect("it ends");
+        self.child.kill().expect("our own child");
+        self.child.wait().expect("it ends");
     }
 }
 
 impl Drop for Process {
     /// In order: it says what it saw.
     fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
     }
 }
 
@@ -741,7 +752,6 @@ fn killed(packed: bool, client: bool, keeps: Keeps, rounds: u64) {
     });
     let [a, b] = &mut guests;
     let mut restarts = Restarts::new();
-    let mut halfway = 0;
     for round in 0..rounds {
         restarts.send(a, 256);
         // Any moment of the burst, from before the switch wakes up to after it is done.
@@ -750,7 +760,6 @@ fn killed(packed: bool, client: bool, keeps: Keeps, rounds: u64) {
             std::hint::spin_loop();
         }
         switch.kill();
-        halfway += u32::from(is_halfway(b));
         restarts.take(b);
         a.net.disconnect();
         b.net.disconnect();
@@ -762,28 +771,10 @@ fn killed(packed: bool, client: bool, keeps: Keeps, rounds: u64) {
         a.net.reconnect(front(a.n)).expect("reconnected");
         restarts.finish(a, b);
     }
-    let again = restarts.again;
-    println!("{packed} {keeps:?}: {halfway} of {rounds} in the middle, {again} packets again");
-}
-
-/// Whether the device had written to the receive ring without having shown it.
-fn is_halfway(guest: &mut Guest) -> bool {
-    match &guest.net.lane(0).ring {
-        DriverQueue::Split(split) => {
-            let next = split.used_entry(split.used_idx() % split.size());
-            // What stood there before had another length.
-            split.used_idx() % split.size() != 0 && next.1 != 0
-        }
-        DriverQueue::Packed(packed) => {
-            let first = packed.next_used();
-            let second = first.forward(1, packed.size());
-            let is_used = |place: Position| {
-                let flags = packed.descriptor(place.index).flags;
-                (flags & USED != 0) == place.wrap && (flags & AVAIL != 0) == place.wrap
-            };
-            !is_used(first) && is_used(second)
-        }
-    }
+    println!(
+        "packed {packed}, {keeps:?}: {} packets came again",
+        restarts.again
+    );
 }
 
 #[test]
@@ -806,6 +797,78 @@ fn a_killed_switch_is_followed_by_the_next_on_packed_rings() {
 fn a_front_end_that_keeps_what_is_in_flight_goes_on_with_another_switch() {
     killed(false, false, Keeps::FrontEnd, 50);
     killed(true, false, Keeps::FrontEnd, 200);
+}
+
+/// The moments in which a packed ring is half given back, one by one: the guest is shown the first entry of a burst
+/// last, and each entry's flags are stored after its place was kept.
+#[test]
+fn entries_that_were_not_finished_are_finished_by_the_next_switch() {
+    for keeps in [Keeps::Switch, Keeps::FrontEnd] {
+        for count in 1..=4_u64 {
+            for offset in 0..=17 {
+                half_given_back(keeps, count, offset, false);
+                half_given_back(keeps, count, offset, true);
+            }
+        }
+    }
+}
+
+#[track_caller]
+fn half_given_back(keeps: Keeps, count: u64, offset: u64, last_too: bool) {
+    let mut rig = Rig::new(1);
+    rig.keeps = keeps == Keeps::Switch;
+    rig.port(|_| ());
+    rig.port(|_| ());
+    let mut options = Options {
+        queue_size: 8,
+        ..format(true)
+    };
+    if keeps == Keeps::FrontEnd {
+        options.protocol |= protocol::INFLIGHT_SHMFD;
+    }
+    let mut guests = [0, 1].map(|n| rig.guest(n, options.clone()));
+    acquaint(&rig, &mut guests);
+    let [a, b] = &mut guests;
+    let mut numbers = Numbers::new();
+    for _ in 0..offset {
+        numbers.send(a, 1, 1);
+        numbers.recv(0, b);
+    }
+    for _ in 0..count {
+        let packet = raw(mac(1), 0, numbers.sent, 200);
+        assert!(a.net.queue_packet(0, &[0; 12], &packet).expect("room"));
+        numbers.sent += 1;
+    }
+    a.net.flush(0).expect("a kick");
+    a.net.wait_sent(0).expect("taken");
+    rig.quiet();
+    let paths = rig.end();
+    a.net.disconnect();
+    b.net.disconnect();
+    let packed = b.net.lane(0).ring.packed();
+    let first = packed.next_used();
+    let last = first.forward(count as u16 - 1, 8);
+    for at in [Some(first), last_too.then_some(last)]
+        .into_iter()
+        .flatten()
+    {
+        let mut entry = packed.descriptor(at.index);
+        let used = AVAIL * u16::from(at.wrap) | USED * u16::from(at.wrap);
+        assert_eq!(entry.flags & (AVAIL | USED), used, "it was given back");
+        entry.flags = if at.wrap { AVAIL } else { USED } | WRITE;
+        packed.raw_descriptor(at.index, &entry);
+    }
+    rig.begin(paths);
+    for guest in [&mut *b, &mut *a] {
+        let front = FrontEnd::connect(&rig.ports[guest.n].path, SOON).expect("there again");
+        guest.net.reconnect(front).expect("reconnected");
+    }
+    numbers.recv(0, b);
+    for _ in 0..20 {
+        numbers.send(a, 1, 4);
+        numbers.recv(0, b);
+    }
+    assert_eq!(rig.quiet().books.dropped, 0);
 }
 
 /// Without a doubt the rings are what the test says they are.

@@ -42,6 +42,8 @@ pub(crate) struct Rig {
     pub(crate) ports: Vec<RigPort>,
     pub(crate) folder: TempDir,
     workers: usize,
+    /// Ports keep where their rings stand.
+    pub(crate) keeps: bool,
 }
 
 impl Rig {
@@ -55,6 +57,7 @@ impl Rig {
             ports: Vec::new(),
             folder: tempfile::tempdir().expect("a folder"),
             workers,
+            keeps: false,
         }
     }
 
@@ -69,24 +72,40 @@ impl Rig {
 
     /// Ends the switch in order, and starts another with the same ports.
     pub(crate) fn restart(&mut self, workers: usize) {
-        let paths: Vec<_> = self.ports.drain(..).map(|port| port.path).collect();
+        self.workers = workers;
+        let paths = self.end();
+        self.begin(paths);
+    }
+
+    /// Ends the switch in order. Returns the sockets of its ports.
+    pub(crate) fn end(&mut self) -> Vec<PathBuf> {
+        let empty = Switch::start(&SwitchConfig::default()).expect("a switch starts");
+        drop(std::mem::replace(&mut self.switch, empty));
+        self.ports.drain(..).map(|port| port.path).collect()
+    }
+
+    /// A fresh switch with ports at these sockets.
+    pub(crate) fn begin(&mut self, paths: Vec<PathBuf>) {
         let config = SwitchConfig {
-            workers,
+            workers: self.workers,
             ..SwitchConfig::default()
         };
-        // First the old one: it holds the sockets.
-        drop(std::mem::replace(
-            &mut self.switch,
-            Switch::start(&config).expect("a switch"),
-        ));
+        self.switch = Switch::start(&config).expect("a switch starts");
         for path in paths {
-            self.port(|config| config.path = path);
+            self.port(|config| {
+                config.state = config.state.take().map(|_| path.with_extension("state"));
+                config.path = path;
+            });
         }
     }
 
     pub(crate) fn config(&self) -> VhostConfig {
         let name = format!("vm{}.sock", self.ports.len());
-        VhostConfig::new(self.folder.path().join(name), self.workers)
+        let path = self.folder.path().join(name);
+        VhostConfig {
+            state: self.keeps.then(|| path.with_extension("state")),
+            ..VhostConfig::new(path, self.workers)
+        }
     }
 
     pub(crate) fn port(&mut self, change: impl FnOnce(&mut VhostConfig)) -> usize {

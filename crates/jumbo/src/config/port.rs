@@ -23,6 +23,8 @@ pub(super) struct PortKeys {
     queues: Option<Queues>,
     /// Of `vhost-user`: whether packed rings are offered.
     packed: Option<OnOff>,
+    /// Of `vhost-user`: whether a guest may have each packet's hash.
+    hash_report: Option<OnOff>,
     name: Option<PortName>,
     mtu: Option<Mtu>,
     coalesce: Option<Coalesce>,
@@ -99,6 +101,7 @@ impl PortKeys {
             client: self.client.is_some_and(|on| on.0),
             queues: self.queues.unwrap_or_default(),
             packed: self.packed.is_none_or(|on| on.0),
+            hash_report: self.hash_report.is_some_and(|on| on.0),
         }
     }
 
@@ -107,6 +110,7 @@ impl PortKeys {
             ("client", self.client.is_some()),
             ("queues", self.queues.is_some()),
             ("packed", self.packed.is_some()),
+            ("hash_report", self.hash_report.is_some()),
         ];
         match given.into_iter().find(|(_, given)| *given) {
             None => Ok(()),

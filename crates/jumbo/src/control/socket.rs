@@ -66,6 +66,17 @@ impl Dirs {
     }
 }
 
+/// Where a port keeps what must outlive this process: a file in the directory of this user's switches, named after the
+/// port's socket. `None` where there can be no such directory.
+pub(crate) fn state_file(socket: &Path) -> Option<PathBuf> {
+    let dir = Dirs::of_this_user().own;
+    prepare(&dir).ok()?;
+    let whole = std::path::absolute(socket).ok()?;
+    // `-` for `/`, and itself doubled: no two paths have one name.
+    let name = whole.to_str()?.replace('-', "--").replace('/', "-");
+    Some(dir.join(format!("{name}.rings")))
+}
+
 /// A listening socket whose file goes away with it.
 #[derive(Debug)]
 pub(crate) struct Claimed {
