@@ -42,8 +42,6 @@ pub(crate) struct Rig {
     pub(crate) ports: Vec<RigPort>,
     pub(crate) folder: TempDir,
     workers: usize,
-    /// Ports keep where their rings stand.
-    pub(crate) keeps: bool,
 }
 
 impl Rig {
@@ -57,7 +55,6 @@ impl Rig {
             ports: Vec::new(),
             folder: tempfile::tempdir().expect("a folder"),
             workers,
-            keeps: false,
         }
     }
 
@@ -92,20 +89,14 @@ impl Rig {
         };
         self.switch = Switch::start(&config).expect("a switch starts");
         for path in paths {
-            self.port(|config| {
-                config.state = config.state.take().map(|_| path.with_extension("state"));
-                config.path = path;
-            });
+            self.port(|config| config.path = path);
         }
     }
 
     pub(crate) fn config(&self) -> VhostConfig {
         let name = format!("vm{}.sock", self.ports.len());
-        let path = self.folder.path().join(name);
-        VhostConfig {
-            state: self.keeps.then(|| path.with_extension("state")),
-            ..VhostConfig::new(path, self.workers)
-        }
+        VhostConfig::new(self.folder.path().join(name), self.workers)
+    }
     }
 
     pub(crate) fn port(&mut self, change: impl FnOnce(&mut VhostConfig)) -> usize {
