@@ -97,7 +97,6 @@ impl Rig {
         let name = format!("vm{}.sock", self.ports.len());
         VhostConfig::new(self.folder.path().join(name), self.workers)
     }
-    }
 
     pub(crate) fn port(&mut self, change: impl FnOnce(&mut VhostConfig)) -> usize {
         let mut config = self.config();
