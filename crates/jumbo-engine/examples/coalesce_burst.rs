@@ -41,7 +41,12 @@ fn round_trip(link: Link, packets: &[Vec<u8>]) {
         match gro.offer(&mut arena, admitted.id, &memory) {
             Offer::Merged => {}
             // Here a switch would look up where the flow goes.
-            Offer::Hold(slot) => gro.hold(&mut arena, admitted.id, slot, 0),
+            Offer::Hold(slot) => {
+                if let Err(why) = gro.hold(&mut arena, admitted.id, slot, 0, &memory) {
+                    println!("  alone: {why}");
+                    gro.ready().push(Ready::alone(admitted.id, 0));
+                }
+            }
             Offer::Alone(why) => {
                 println!("  alone: {why}");
                 gro.ready().push(Ready::alone(admitted.id, 0));

@@ -105,6 +105,7 @@ impl Arena {
         )?;
         if let Some((header, trust)) = vnet {
             vnet::translate(packet, header, trust, total_len)?;
+            packet.trusted = trust == Trust::Kernel;
         }
         let skip = packet.header_len() + packet.tags.len_bytes();
         let keep = packet.payload_len;

@@ -224,7 +224,15 @@ impl Path<'_> {
         let memory = SliceMemory::new(self.memory, Kernels::portable());
         match self.gro.offer(&mut self.arena, id, &memory) {
             Offer::Merged => {}
-            Offer::Hold(slot) => self.gro.hold(&mut self.arena, id, slot, 0),
+            Offer::Hold(slot) => {
+                if self
+                    .gro
+                    .hold(&mut self.arena, id, slot, 0, &memory)
+                    .is_err()
+                {
+                    self.gro.ready().push(Ready::alone(id, 0));
+                }
+            }
             Offer::Alone(_) => self.gro.ready().push(Ready::alone(id, 0)),
         }
         assert!(self.gro.held() <= 8);

@@ -57,8 +57,8 @@
 //!     };
 //!     match gro.offer(&mut arena, admitted.id, &memory) {
 //!         Offer::Merged => {}
-//!         Offer::Hold(slot) => gro.hold(&mut arena, admitted.id, slot, 0),
-//!         Offer::Alone(_) => gro.ready().push(Ready::alone(admitted.id, 0)),
+//!         Offer::Hold(slot) if gro.hold(&mut arena, admitted.id, slot, 0, &memory).is_ok() => {}
+//!         _ => gro.ready().push(Ready::alone(admitted.id, 0)),
 //!     }
 //! }
 //! gro.flush(&mut arena, End::BurstEnd);
@@ -77,6 +77,13 @@
 //! assert_eq!(lens, [(1054, 1000), (1054, 1000)]); // two segments again
 //! # Ok::<(), jumbo_engine::complete::Fault>(())
 //! ```
+//!
+//! # Whole programs
+//!
+//! In the repository's `crates/jumbo-engine/examples`: `vpn_tun` is a VPN's packet loop between a TUN and
+//! UDP sockets, with one write per super-packet and a way back when the kernel refuses one
+//! (`cargo run --release --example vpn_tun -- --demo` runs it between two namespaces); `capture_filter` says which
+//! flows of a capture coalesce; `rss_queue` chooses queues; `coalesce_burst` is the above with its packets built.
 
 #![no_std]
 #![deny(unsafe_code)]

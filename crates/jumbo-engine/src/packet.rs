@@ -212,6 +212,8 @@ pub struct Packet {
     pub(crate) tags: Tags,
     pub(crate) chain: Chain,
     pub(crate) payload_len: u32,
+    /// Its virtio header came from somebody trusted ([`crate::vnet::Trust::Kernel`]).
+    pub(crate) trusted: bool,
     /// Free for the caller, who may note the port it came from.
     pub origin: u32,
 }
@@ -236,6 +238,7 @@ impl Packet {
         },
         chain: Chain::EMPTY,
         payload_len: 0,
+        trusted: false,
         origin: 0,
     };
 
@@ -394,6 +397,33 @@ impl Packet {
         if let Some(bytes) = self.bytes.get_mut(at..at + 4) {
             bytes.copy_from_slice(&value.to_be_bytes());
         }
+    }
+
+    /// Packets it stands for: its segments, or one.
+    #[inline(always)]
+    pub(crate) fn segments(&self) -> u16 {
+        match self.pending.gso {
+            None => 1,
+            Some(gso) => crate::segment::segments(self.payload_len, gso.size) as u16,
+        }
+    }
+
+    /// TCP sequence number. Only meaningful for [`Transport::Tcp`], like the next two.
+    #[inline(always)]
+    pub(crate) fn tcp_seq(&self) -> u32 {
+        self.be32(self.l4_at() + 4)
+    }
+
+    /// TCP acknowledgement number.
+    #[inline(always)]
+    pub(crate) fn tcp_ack(&self) -> u32 {
+        self.be32(self.l4_at() + 8)
+    }
+
+    /// TCP window.
+    #[inline(always)]
+    pub(crate) fn tcp_window(&self) -> u16 {
+        self.be16(self.l4_at() + 14)
     }
 
     /// Where the transport header starts in `bytes`.

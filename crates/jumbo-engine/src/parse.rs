@@ -93,6 +93,7 @@ pub(crate) fn load(
 ) -> Result<Option<Opaque>, HeaderFault> {
     packet.pending = crate::pending::Pending::NOTHING;
     packet.tags = Default::default();
+    packet.trusted = false;
     packet.origin = 0;
     let l2_len = match link {
         Link::Ethernet => ETHERNET_LEN,
@@ -104,7 +105,7 @@ pub(crate) fn load(
     let start = L3_AT - l2_len;
     packet.bytes[..start].fill(0);
     copy_head(&mut packet.bytes, start, head);
-    if let Some((layers, payload_len)) = plain_tcp(packet, total_len, gso) {
+    if let Some((layers, payload_len)) = plain(packet, total_len, gso) {
         packet.layers = layers;
         packet.payload_len = payload_len;
         return Ok(None);
@@ -145,29 +146,44 @@ pub(crate) fn load(
 }
 
 /// What nearly every packet of a bulk transfer is: Ethernet, IPv4 without options
-/// or IPv6 without extension headers, TCP, nothing behind the IP length. Gives
+/// or IPv6 without extension headers, TCP or UDP, nothing behind the IP length. Gives
 /// what the full parse would, or `None` for anything it would have to think about.
 #[inline(always)]
-fn plain_tcp(packet: &Packet, total_len: usize, gso: bool) -> Option<(Layers, u32)> {
+fn plain(packet: &Packet, total_len: usize, gso: bool) -> Option<(Layers, u32)> {
     let (ethertype, version, said) = (packet.be16(12), packet.bytes[L3_AT], packet.be16(L3_AT + 2));
-    let (net, l3_len, l3_total) = if ethertype == ETHERTYPE_IPV4 && version == 0x45 {
-        let whole = packet.be16(L3_AT + 6) & 0x3fff == 0;
-        if !whole || packet.bytes[L3_AT + 9] != PROTOCOL_TCP {
+    let (net, l3_len, l3_total, protocol) = if ethertype == ETHERTYPE_IPV4 && version == 0x45 {
+        if packet.be16(L3_AT + 6) & 0x3fff != 0 {
             return None;
         }
-        (Net::V4, IPV4_MIN, usize::from(said))
+        (
+            Net::V4,
+            IPV4_MIN,
+            usize::from(said),
+            packet.bytes[L3_AT + 9],
+        )
     } else if ethertype == ETHERTYPE_IPV6 && version >> 4 == 6 {
-        if packet.bytes[L3_AT + 6] != PROTOCOL_TCP {
-            return None;
-        }
         let payload = usize::from(packet.be16(L3_AT + 4));
-        (Net::V6, IPV6_LEN, IPV6_LEN + payload)
+        let next = packet.bytes[L3_AT + 6];
+        (Net::V6, IPV6_LEN, IPV6_LEN + payload, next)
     } else {
         return None;
     };
-    let l4_len = usize::from(packet.bytes[L3_AT + l3_len + 12] >> 4) * 4;
-    let fits = l4_len >= TCP_MIN && l3_len + l4_len <= l3_total;
-    if gso || !fits || ETHERNET_LEN + l3_total != total_len {
+    let (transport, l4_len) = if protocol == PROTOCOL_TCP {
+        let l4_len = usize::from(packet.bytes[L3_AT + l3_len + 12] >> 4) * 4;
+        if l4_len < TCP_MIN {
+            return None;
+        }
+        (Transport::Tcp, l4_len)
+    } else if protocol == PROTOCOL_UDP {
+        if l3_len + usize::from(packet.be16(L3_AT + l3_len + 4)) != l3_total {
+            return None;
+        }
+        (Transport::Udp, UDP_LEN)
+    } else {
+        return None;
+    };
+    let fits = l3_len + l4_len <= l3_total && ETHERNET_LEN + l3_total == total_len;
+    if gso || !fits {
         return None;
     }
     let layers = Layers {
@@ -175,8 +191,8 @@ fn plain_tcp(packet: &Packet, total_len: usize, gso: bool) -> Option<(Layers, u3
         l3_len: l3_len as u8,
         l4_len: l4_len as u8,
         net,
-        transport: Transport::Tcp,
-        protocol: PROTOCOL_TCP,
+        transport,
+        protocol,
         fragment: false,
         extended: false,
     };

@@ -58,6 +58,17 @@ pub struct Gso {
     pub fixed_id: bool,
 }
 
+/// What an aggregate was made of that segmentation cannot give back.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Lossy {
+    /// Packets with payload that were merged.
+    pub segments: u16,
+    /// Duplicate ACKs that were merged: none, as Windows wants it.
+    pub dup_acks: u16,
+    /// Pure ACKs that were folded in and not counted as segments.
+    pub acks: u16,
+}
+
 /// Pending work of one packet.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
 pub struct Pending {
@@ -65,6 +76,9 @@ pub struct Pending {
     pub csum: Csum,
     /// Segmentation; `None` for an ordinary packet.
     pub gso: Option<Gso>,
+    /// Merged in a way that segmentation does not undo: for its receiver only.
+    /// The segment size of such a super-packet is its largest.
+    pub lossy: Option<Lossy>,
 }
 
 impl Pending {
@@ -72,6 +86,7 @@ impl Pending {
     pub const NOTHING: Self = Self {
         csum: Csum::Unverified,
         gso: None,
+        lossy: None,
     };
 }
 
@@ -85,6 +100,7 @@ pub struct Caps {
     tso6: bool,
     tso_ecn: bool,
     uso: bool,
+    rsc_info: bool,
 }
 
 impl Caps {
@@ -95,15 +111,17 @@ impl Caps {
         tso6: false,
         tso_ecn: false,
         uso: false,
+        rsc_info: false,
     };
 
-    /// Everything this version knows.
+    /// Every kind of pending work this version knows.
     pub const ALL: Self = Self {
         csum: true,
         tso4: true,
         tso6: true,
         tso_ecn: true,
         uso: true,
+        rsc_info: false,
     };
 
     /// A set with the virtio dependencies enforced (virtio 1.3 section 5.1.3.1):
@@ -115,7 +133,27 @@ impl Caps {
             tso6: tso6 && csum,
             tso_ecn: tso_ecn && csum && (tso4 || tso6),
             uso: uso && csum,
+            rsc_info: false,
         }
+    }
+
+    /// The same set, whose receiver wants to be told how many segments a lossy
+    /// aggregate had (VIRTIO_NET_F_RSC_EXT); needs TSO.
+    pub const fn with_rsc_info(self, wanted: bool) -> Self {
+        let rsc_info = wanted && (self.tso4 || self.tso6);
+        Self { rsc_info, ..self }
+    }
+
+    /// The set less one kind of super-packet.
+    pub const fn without(self, kind: GsoKind) -> Self {
+        Self::new(
+            self.csum,
+            self.tso4 && !matches!(kind, GsoKind::Tcp4),
+            self.tso6 && !matches!(kind, GsoKind::Tcp6),
+            self.tso_ecn,
+            self.uso && !matches!(kind, GsoKind::Udp),
+        )
+        .with_rsc_info(self.rsc_info)
     }
 
     /// What both sets have.
@@ -127,6 +165,7 @@ impl Caps {
             self.tso_ecn && other.tso_ecn,
             self.uso && other.uso,
         )
+        .with_rsc_info(self.rsc_info && other.rsc_info)
     }
 
     /// Partial transport checksums.
@@ -148,6 +187,10 @@ impl Caps {
     /// UDP super-packets.
     pub const fn uso(self) -> bool {
         self.uso
+    }
+    /// The number of segments of a lossy aggregate.
+    pub const fn rsc_info(self) -> bool {
+        self.rsc_info
     }
 
     /// Whether a super-packet of this kind may leave whole.

@@ -48,6 +48,7 @@ pub fn segment<M: Memory>(
     let template = Template::new(packet, gso, csum);
     let mut scratch = packet.clone();
     scratch.pending.gso = None;
+    scratch.pending.lossy = None;
     for index in 0..count {
         let piece = payload.split_off(u32::from(gso.size));
         template.patch(&mut scratch, index, count, piece.len_bytes() as u32);

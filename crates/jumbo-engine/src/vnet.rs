@@ -8,12 +8,13 @@
 
 use crate::checksum::{Sum, pseudo_v4, pseudo_v6};
 use crate::packet::{HEADER_ROOM, L3_AT, Net, Packet, Transport};
-use crate::pending::{Csum, Cwr, Gso, GsoKind, Pending};
+use crate::pending::{Caps, Csum, Cwr, Gso, GsoKind, Pending};
 use crate::reasons;
 use crate::superpacket;
 
 const F_NEEDS_CSUM: u8 = 1;
 const F_DATA_VALID: u8 = 2;
+const F_RSC_INFO: u8 = 4;
 
 const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
@@ -191,6 +192,23 @@ impl VnetHeader {
     #[inline]
     pub fn is_gso(&self) -> bool {
         self.gso_type != GSO_NONE
+    }
+
+    /// The header for a port of these capabilities: [`VnetHeader::of`], and for one
+    /// that wants it how many segments a lossy super-packet had (RSC_INFO; virtio
+    /// 1.3 section 5.1.6.4.1: the count stands in `csum_start`, duplicate ACKs in
+    /// `csum_offset`, and a driver that negotiated RSC_EXT reads neither as a place).
+    #[inline]
+    pub fn for_port(packet: &Packet, takes: Caps) -> Self {
+        let mut header = Self::of(packet);
+        let lossy = packet.pending.lossy.filter(|_| takes.rsc_info());
+        let tcp = packet.layers.transport == Transport::Tcp;
+        if let (Some(lossy), true, true) = (lossy, tcp, header.is_gso()) {
+            header.flags |= F_RSC_INFO;
+            header.csum_start = lossy.segments;
+            header.csum_offset = lossy.dup_acks;
+        }
+        header
     }
 
     /// The header that tells a receiver what is pending on `packet`.

@@ -45,7 +45,9 @@ fn burst(arena: &mut Arena, gro: &mut Coalescer, rx: &Received, caps: Caps) -> (
             .expect("sound");
         match gro.offer(arena, admitted.id, &memory) {
             Offer::Merged => {}
-            Offer::Hold(slot) => gro.hold(arena, admitted.id, slot, 0),
+            Offer::Hold(slot) => gro
+                .hold(arena, admitted.id, slot, 0, &memory)
+                .expect("sound"),
             Offer::Alone(_) => gro.ready().push(Ready::alone(admitted.id, 0)),
         }
     }

@@ -2,13 +2,15 @@
 
 mod support;
 
-use jumbo_engine::coalesce::{Alone, End};
+use jumbo_engine::coalesce::{Alone, CwrRule, End, GRO, LRO, RSC, RSC_QEMU, Rules};
 use jumbo_engine::packet::Link;
 use jumbo_engine::vnet::{Trust, VnetHeader};
 use jumbo_testkit::oracle::{vnet_flags, vnet_gso};
-use jumbo_testkit::tcp_flags::{ACK, ECE, FIN, PSH, RST, SYN, URG};
+use jumbo_testkit::tcp_flags::{ACK, CWR, ECE, FIN, PSH, RST, SYN, URG};
 use jumbo_testkit::{ArpPacket, Extension, PacketBuilder};
-use support::{Input, Rig, Why, assert_each_has_one_canonical_test, burst, burst_of, needs_csum};
+use support::{
+    Input, Rig, Why, assert_each_has_one_canonical_test, burst, burst_of, burst_under, needs_csum,
+};
 
 #[test]
 fn every_reason_has_its_test() {
@@ -289,8 +291,8 @@ fn arp_is_passed_on_and_ends_nothing() {
 }
 
 #[test]
-fn udp_is_passed_on_and_ends_nothing() {
-    let done = delivered(&inputs([nth(0), nth(0).udp(40000, 5001), nth(1)]));
+fn sctp_is_passed_on_and_ends_nothing() {
+    let done = delivered(&inputs([nth(0), nth(0).ip_proto(132), nth(1)]));
     assert_eq!(
         done,
         [(1, Why::Alone(canonical!(Alone::NotTcp))), (2, HELD)]
@@ -429,4 +431,120 @@ fn a_routing_header_under_way_stays_alone() {
         assert_eq!(done.why, Why::Alone(Alone::TcpUnreadable));
         assert_eq!(done.finished[..], *std::slice::from_ref(&input.bytes));
     }
+}
+
+// --- UDP ---
+
+fn datagram(index: u16) -> PacketBuilder {
+    nth(index).udp(7, 8)
+}
+
+/// Two datagrams merge, and `third` ends them for `end`; `then` is what becomes of it.
+fn assert_ends_datagrams(third: PacketBuilder, end: End, then: Why) {
+    let done = delivered(&inputs([datagram(0), datagram(1), third]));
+    assert_eq!(done, [(2, Why::Ended(end)), (1, then)]);
+}
+
+#[test]
+fn a_fragment_of_udp_ends_all_flows_of_its_addresses() {
+    let alone = Why::Alone(canonical!(Alone::UdpUnreadable));
+    let third = datagram(2).df(false).mf(true);
+    assert_ends_datagrams(third, End::RefusedBelowTcp, alone);
+    assert_ends_datagrams(datagram(2).udp_len(9), End::RefusedBelowTcp, alone);
+}
+
+#[test]
+fn a_bad_udp_checksum_ends_its_flow_and_goes_behind_it() {
+    let alone = Why::Alone(canonical!(Alone::UdpChecksum));
+    assert_ends_datagrams(datagram(2).bad_checksum(), End::BadChecksum, alone);
+}
+
+#[test]
+fn a_datagram_without_checksum_ends_its_flow_and_goes_behind_it() {
+    let alone = Why::Alone(canonical!(Alone::UdpNoChecksum));
+    assert_ends_datagrams(datagram(2).no_checksum(), End::BadChecksum, alone);
+}
+
+#[test]
+fn an_empty_datagram_ends_its_flow_and_goes_behind_it() {
+    let alone = Why::Alone(canonical!(Alone::EmptyDatagram));
+    let end = canonical!(End::EmptyDatagram);
+    assert_ends_datagrams(datagram(2).payload_len(0), end, alone);
+}
+
+/// Linux `UDP_GRO_CNT_MAX`.
+#[test]
+fn sixty_four_datagrams_are_enough() {
+    let packets: Vec<_> = (0..65).map(|index| datagram(index).build()).collect();
+    let packets: Vec<_> = packets.into_iter().map(Input::ethernet).collect();
+    let end = Why::Ended(canonical!(End::DatagramLimit));
+    assert_eq!(delivered(&packets), [(64, end), (1, HELD)]);
+}
+
+// --- what only other personalities and policies know ---
+
+/// Two packets merge under these rules, and `third` ends them for `end`.
+fn assert_ends_under(rules: &Rules, packets: [PacketBuilder; 3], end: End, then: Why) {
+    let done = burst_under(rules, 8, &inputs(packets)).into_iter();
+    let done: Vec<_> = done.map(|done| (done.members.len(), done.why)).collect();
+    assert_eq!(done, [(2, Why::Ended(end)), (1, then)]);
+}
+
+#[test]
+fn a_timestamp_that_goes_back_ends_under_rsc() {
+    let stamped = |index, value| nth(index).timestamps(value, 1);
+    let packets = [stamped(0, 7), stamped(1, 8), stamped(2, 7)];
+    assert_ends_under(&RSC, packets, canonical!(End::TimestampOld), HELD);
+}
+
+#[test]
+fn another_flow_label_ends_under_rsc() {
+    let packets = [nth_v6(0), nth_v6(1), nth_v6(2).flow_label(1)];
+    assert_ends_under(&RSC, packets, canonical!(End::FlowLabelChanged), HELD);
+}
+
+#[test]
+fn an_option_is_an_exception_under_rsc() {
+    let packets = [nth(0), nth(1), nth(2).tcp_options(&[1, 1, 1, 1])];
+    let alone = Why::Alone(canonical!(Alone::TcpOptions));
+    assert_ends_under(&RSC, packets, canonical!(End::Exception), alone);
+}
+
+#[test]
+fn extension_headers_stay_alone_under_lro() {
+    let packet = nth_v6(0).extension(Extension::Destination(vec![1, 4, 0, 0, 0, 0]));
+    let done = burst_under(&LRO, 8, &inputs([packet]));
+    assert_eq!(done[0].why, Why::Alone(canonical!(Alone::Ipv6Extensions)));
+}
+
+#[test]
+fn a_congestion_mark_is_not_hidden_by_lro() {
+    let packets = [nth(0), nth(1), nth(2).tos(3)];
+    let alone = Why::Alone(canonical!(Alone::CongestionMark));
+    assert_ends_under(&LRO, packets, End::Exception, alone);
+}
+
+#[test]
+fn cwr_stays_alone_by_the_rule_of_linux_6_18() {
+    let rules = Rules {
+        cwr: CwrRule::Never,
+        ..GRO
+    };
+    let packets = [nth(0), nth(1), nth(2).flags(ACK | CWR)];
+    let alone = Why::Alone(canonical!(Alone::Cwr));
+    assert_ends_under(&rules, packets, End::FlagsChanged, alone);
+}
+
+#[test]
+fn df_clear_stays_alone_under_qemus_rules() {
+    let packets = [nth(0), nth(1), nth(2).df(false)];
+    let alone = Why::Alone(canonical!(Alone::MayFragment));
+    assert_ends_under(&RSC_QEMU, packets, End::Exception, alone);
+}
+
+#[test]
+fn a_mismatch_begins_nothing_under_qemus_rules() {
+    let packets = [nth(0), nth(1), nth(7)];
+    let alone = Why::Alone(canonical!(Alone::AfterMismatch));
+    assert_ends_under(&RSC_QEMU, packets, End::SequenceGap, alone);
 }

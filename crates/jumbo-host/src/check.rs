@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::change::Wanted;
 use crate::page;
 use crate::rules::{
     self, Class, Evidence, Layer, Outcome, Profile, Rule, Scope, Severity, Verdict, View,
@@ -108,6 +109,9 @@ pub struct Finding {
     pub why: String,
     /// What to do.
     pub fix: Fix,
+    /// The same as settings, for a plan.
+    #[serde(skip)]
+    pub wanted: Vec<Wanted>,
     /// The waiver that covers it, even when it has expired.
     pub waiver: Option<Waiver>,
 }
@@ -239,6 +243,7 @@ impl Book<'_> {
                 reason: fault.reason,
                 layer: fault.layer.unwrap_or(rule.layer),
                 evidence: fault.evidence,
+                wanted: fault.wanted,
                 fix: Fix {
                     class: rule.class,
                     commands: fault.commands,
@@ -324,6 +329,7 @@ fn blank(rule: &Rule, device: Option<&Device>, status: Status) -> Finding {
             class: rule.class,
             commands: Vec::new(),
         },
+        wanted: Vec::new(),
         waiver: None,
     }
 }

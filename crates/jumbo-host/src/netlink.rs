@@ -1,12 +1,14 @@
 //! Questions to the kernel over netlink, synchronously: rtnetlink and the generic families `ethtool` and `netdev`.
 //!
-//! Only questions are asked; nothing here can change a setting. Every answer is bounded in time.
+//! Every answer is bounded in time. What changes a setting is built in [`crate::change`] only.
 
 mod attributes;
 mod generic;
+mod monitor;
 
 pub(crate) use attributes::{Attribute, Builder, attributes};
 pub(crate) use generic::{Family, question};
+pub(crate) use monitor::Monitor;
 
 use std::cell::Cell;
 use std::io;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::datum::Datum;
 use crate::snapshot::{Snapshot, VERSION};
 
 /// What `jumbo record` writes and `jumbo check --from` reads.
@@ -26,7 +27,42 @@ pub enum Unusable {
     NotOneHost,
 }
 
+/// What stands for a word that was taken out.
+pub const REDACTED: &str = "redacted";
+
+/// Programs whose names say nothing about who uses the host.
+const COMMON_PROGRAMS: [&str; 7] = [
+    "qemu",
+    "cloud-hyp",
+    "firecracker",
+    "crosvm",
+    "jumbo",
+    "vhost",
+    "openvpn",
+];
+
 impl Recording {
+    /// Takes out what names the host or its users: the host's name, and names of uncommon programs that hold a TAP.
+    /// Addresses, MACs and hash keys are never recorded. Names of devices stay: the rules' answers are about them.
+    pub fn redact(&mut self) {
+        let readings = [Some(&mut self.now), self.before.as_mut()];
+        for reading in readings.into_iter().flatten() {
+            if let Datum::Known { value, .. } = &mut reading.hostname {
+                *value = REDACTED.into();
+            }
+            for device in &mut reading.devices {
+                let Datum::Known { value, .. } = &mut device.owners else {
+                    continue;
+                };
+                let common =
+                    |name: &str| COMMON_PROGRAMS.iter().any(|known| name.starts_with(known));
+                for owner in value.iter_mut().filter(|owner| !common(&owner.program)) {
+                    owner.program = REDACTED.into();
+                }
+            }
+        }
+    }
+
     /// Whether it can be judged.
     pub fn usable(&self) -> Result<(), Unusable> {
         let readings = [Some(&self.now), self.before.as_ref()];
@@ -63,6 +99,28 @@ mod tests {
         let read: Recording = serde_json::from_str(&text).expect("read");
         assert_eq!(read, recording);
         assert_eq!(read.usable(), Ok(()));
+    }
+
+    #[test]
+    fn a_redacted_recording_names_nobody_and_is_judged_the_same() {
+        let mut scene = Scene::healthy();
+        scene.now.hostname = Datum::known("acme-db-1".into(), "test");
+        scene.before.hostname = scene.now.hostname.clone();
+        if let Datum::Known { value, .. } = &mut scene.device("vnet0").owners {
+            let mut other = value[0].clone();
+            other.program = "acme-agent".into();
+            value.push(other);
+        }
+        let Scene { before, now, .. } = scene;
+        let mut recording = Recording {
+            before: Some(before),
+            now,
+        };
+        recording.redact();
+        let text = serde_json::to_string(&recording).expect("written");
+        assert!(!text.contains("acme"), "{text}");
+        assert!(text.contains("qemu-system-x86"));
+        assert_eq!(recording.usable(), Ok(()));
     }
 
     #[test]

@@ -8,6 +8,8 @@
 //! that could not be read makes the whole check unknown; unknown is never taken for a pass.
 
 mod framework;
+#[cfg(test)]
+mod mutation;
 mod registry;
 #[cfg(test)]
 pub(crate) mod scene;
@@ -17,6 +19,7 @@ mod tests;
 pub use framework::{
     Class, Evidence, Fault, Layer, Outcome, Profile, Rule, Scope, Severity, Verdict, View,
 };
+pub(crate) use irq::receive_irqs;
 pub use registry::{all, by_id};
 
 /// What every rule's file uses.
@@ -24,7 +27,10 @@ mod prelude {
     pub(crate) use super::framework::*;
     #[cfg(test)]
     pub(crate) use super::scene::Cases;
+    pub(crate) use crate::change::{Moderation, NapiKnob, Setting, Side};
+    pub(crate) use crate::cpus::CpuSet;
     pub(crate) use crate::snapshot::{Device, Snapshot};
+    pub(crate) use crate::snapshot::{Features, Napi};
 }
 
 /// A family: its rules, each with the text of its own file.
@@ -88,7 +94,7 @@ static FAMILIES: &[&[Rule]] = &[
 
 /// The test hosts of every rule.
 #[cfg(test)]
-fn cases() -> impl Iterator<Item = (&'static str, scene::Cases)> {
+pub(crate) fn cases() -> impl Iterator<Item = (&'static str, scene::Cases)> {
     [
         tap::CASES,
         gst::CASES,

@@ -1,6 +1,6 @@
 //! What happened, port by port, and the books that must balance.
 
-use jumbo_engine::coalesce::{Alone, End};
+use jumbo_engine::coalesce::{Alone, End, RscStats};
 use jumbo_engine::complete::Fault;
 use jumbo_engine::reason::Counts;
 use jumbo_ports::queue::{RxStats, Traffic, TxFault};
@@ -30,6 +30,10 @@ pub struct PortCounters {
     pub software_checksums: u64,
     /// Super-packets segmented in software on the way to it.
     pub software_segmented: u64,
+    /// Of these, lossy aggregates: what left is not what came.
+    pub lossy_segmented: u64,
+    /// What was merged towards it under `lro` or `rsc`, as Windows counts it.
+    pub rsc: RscStats,
     /// Times a packet waited for it to make room.
     pub waits: u64,
 }
@@ -54,6 +58,8 @@ impl PortCounters {
         self.tx_faults.add(&other.tx_faults);
         self.software_checksums += other.software_checksums;
         self.software_segmented += other.software_segmented;
+        self.lossy_segmented += other.lossy_segmented;
+        self.rsc.add(&other.rsc);
         self.waits += other.waits;
     }
 }

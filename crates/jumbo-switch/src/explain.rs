@@ -36,6 +36,8 @@ pub enum Kind {
     Tcp4Train,
     /// The same over IPv6.
     Tcp6Train,
+    /// Datagrams of one flow and size, one after the other, checksums there.
+    UdpTrain,
     /// An ordinary packet larger than the out port's MTU.
     OverMtu,
     /// A super-packet whose segments are larger than the out port's MTU.
@@ -44,7 +46,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the table.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Tcp4Super,
         Self::Tcp4SuperCwr,
         Self::Tcp6Super,
@@ -54,6 +56,7 @@ impl Kind {
         Self::Finished,
         Self::Tcp4Train,
         Self::Tcp6Train,
+        Self::UdpTrain,
         Self::OverMtu,
         Self::SegmentsOverMtu,
     ];
@@ -70,6 +73,7 @@ impl Kind {
             Self::Finished => "finished",
             Self::Tcp4Train => "tcp4_train",
             Self::Tcp6Train => "tcp6_train",
+            Self::UdpTrain => "udp_train",
             Self::OverMtu => "over_mtu",
             Self::SegmentsOverMtu => "segments_over_mtu",
         }
@@ -92,7 +96,8 @@ impl Kind {
             Self::UdpSuper => hands.uso(),
             Self::PartialChecksum => hands.csum(),
             Self::SegmentsOverMtu => hands.tso4() || hands.tso6() || hands.uso(),
-            Self::Finished | Self::Tcp4Train | Self::Tcp6Train | Self::OverMtu => true,
+            Self::Finished | Self::OverMtu => true,
+            Self::Tcp4Train | Self::Tcp6Train | Self::UdpTrain => true,
         }
     }
 
@@ -102,7 +107,7 @@ impl Kind {
             Self::Tcp4Super | Self::Tcp4SuperCwr | Self::Tcp6Super | Self::Tcp6SuperCwr => true,
             Self::UdpSuper | Self::SegmentsOverMtu => true,
             Self::PartialChecksum | Self::Finished | Self::OverMtu => false,
-            Self::Tcp4Train | Self::Tcp6Train => false,
+            Self::Tcp4Train | Self::Tcp6Train | Self::UdpTrain => false,
         }
     }
 }
@@ -243,7 +248,7 @@ fn row(kind: Kind, hands: Caps, to: &Policy, samples: &mut Samples) -> Row {
         return row;
     }
     samples.with(kind, to.mtu, |packet| match kind {
-        Kind::Tcp4Train | Kind::Tcp6Train => train(&mut row, packet, to),
+        Kind::Tcp4Train | Kind::Tcp6Train | Kind::UdpTrain => train(&mut row, packet, to),
         _ => single(&mut row, packet, to),
     });
     row
@@ -288,7 +293,7 @@ fn single(row: &mut Row, packet: &Packet, to: &Policy) {
 
 /// Packets that could be merged: are aggregates made for this port?
 fn train(row: &mut Row, packet: &Packet, to: &Policy) {
-    if to.coalesces(packet) {
+    if to.coalesces(packet).is_some() {
         row.decision = Decision::Coalesced;
         row.coalesces = Who::Switch;
         row.segments = Who::Receiver;
@@ -296,7 +301,10 @@ fn train(row: &mut Row, packet: &Packet, to: &Policy) {
         return;
     }
     single(row, packet, to);
-    row.coalesce_off = to.coalesce == Coalesce::Off;
+    row.coalesce_off = match row.kind {
+        Kind::UdpTrain => !to.coalesce.merges_udp(),
+        _ => to.coalesce == Coalesce::Off,
+    };
     if !row.coalesce_off {
         row.lacks = lacking(row.kind, to.takes).map(|name| (Side::To, name));
     }
@@ -310,7 +318,7 @@ fn lacking(kind: Kind, caps: Caps) -> Option<&'static str> {
         Kind::Tcp6Super | Kind::Tcp6Train => needs(caps.tso6(), "tso6"),
         Kind::Tcp4SuperCwr => needs(caps.tso4(), "tso4").or(needs(caps.tso_ecn(), "tso_ecn")),
         Kind::Tcp6SuperCwr => needs(caps.tso6(), "tso6").or(needs(caps.tso_ecn(), "tso_ecn")),
-        Kind::UdpSuper => needs(caps.uso(), "uso"),
+        Kind::UdpSuper | Kind::UdpTrain => needs(caps.uso(), "uso"),
         Kind::PartialChecksum => needs(caps.csum(), "csum"),
         Kind::Finished | Kind::OverMtu | Kind::SegmentsOverMtu => None,
     }
@@ -432,7 +440,7 @@ impl Samples {
 fn sample(kind: Kind, segment_l3_len: usize) -> (Vec<u8>, VnetHeader, usize) {
     let (l3_len, udp) = match (kind.net(), kind) {
         (Net::V6, _) => (40, false),
-        (_, kind) => (20, kind == Kind::UdpSuper),
+        (_, kind) => (20, matches!(kind, Kind::UdpSuper | Kind::UdpTrain)),
     };
     let l4_len = if udp { UDP_LEN } else { TCP_LEN };
     let size = segment_l3_len.saturating_sub(l3_len + l4_len);

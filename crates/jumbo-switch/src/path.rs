@@ -6,7 +6,7 @@
 
 use jumbo_engine::arena::PacketId;
 use jumbo_engine::checksum::Kernels;
-use jumbo_engine::coalesce::{Coalescer, End, GRO, Offer, Ready};
+use jumbo_engine::coalesce::{Alone, Coalescer, End, Offer, Ready};
 use jumbo_engine::complete::{Plan, complete, plan};
 use jumbo_engine::packet::Packet;
 use jumbo_engine::pending::Caps;
@@ -15,7 +15,7 @@ use jumbo_ports::queue::{Bounds, Burst, Queue, RxEnd, TxFault, data_len};
 use crate::counters::{Books, PortCounters};
 use crate::fdb::{Fdb, Learned, Station};
 use crate::forward::{self, Destination, Stay};
-use crate::topology::{Policy, PortId, Slot, Topology, without};
+use crate::topology::{Coalesce, Policy, PortId, Slot, Topology};
 
 /// [`Ready::out`] of a packet that goes to every other port.
 const FLOOD: u32 = u32::MAX;
@@ -50,7 +50,11 @@ impl Plane {
             topology: Topology::default(),
             fdb: Fdb::new(fdb_age_s, seed),
             burst: Burst::new(bounds, Kernels::detect()),
-            coalescer: Coalescer::new(&GRO, bounds.burst_packets, seed),
+            coalescer: Coalescer::with_personalities(
+                &Coalesce::tables(),
+                bounds.burst_packets,
+                seed,
+            ),
             books: Books::default(),
             taken: 0,
             news: Vec::with_capacity(bounds.burst_packets),
@@ -113,9 +117,7 @@ impl Plane {
             }
             Offer::Hold(place) => Some(place),
             Offer::Alone(reason) => {
-                if let Some(slot) = self.topology.get_mut(from) {
-                    slot.counters.alone.count(reason);
-                }
+                self.note_alone(from, reason);
                 None
             }
         };
@@ -123,17 +125,25 @@ impl Plane {
             Destination::Stay(reason) => return self.stay(id, reason),
             Destination::Flood => FLOOD,
             Destination::Port(port) => {
-                let packet = self.burst.arena.packet(id);
-                let coalesces = |slot: &Slot| slot.policy.coalesces(packet);
-                let coalesces = self.topology.get(port).is_some_and(coalesces);
-                if let (Some(place), true) = (hold, coalesces) {
-                    let arena = &mut self.burst.arena;
-                    return self.coalescer.hold(arena, id, place, port.0.into());
+                let Burst { arena, pool, .. } = &mut self.burst;
+                let slot = self.topology.get(port);
+                let towards = slot.and_then(|slot| slot.coalesces(arena.packet(id)));
+                if let (Some(place), Some(towards)) = (hold, towards) {
+                    match self.coalescer.hold(arena, id, place, towards, pool) {
+                        Ok(()) => return,
+                        Err(reason) => self.note_alone(from, reason),
+                    }
                 }
                 port.0.into()
             }
         };
         self.coalescer.ready().push(Ready::alone(id, out));
+    }
+
+    fn note_alone(&mut self, from: PortId, reason: Alone) {
+        if let Some(slot) = self.topology.get_mut(from) {
+            slot.counters.alone.count(reason);
+        }
     }
 
     /// Learns where the packet came from and finds where it goes.
@@ -199,9 +209,8 @@ impl Plane {
                 self.stay(id, Stay::PortGone);
                 continue;
             };
-            let merged = self.burst.arena.packet(id).pending().gso.is_some();
-            if let (Some(end), true) = (ended, merged) {
-                slot.counters.ends.count(end);
+            if let Some(end) = ended {
+                slot.note_ended(self.burst.arena.packet(id), end);
             }
             self.send(id, to);
             self.burst.arena.release(id);
@@ -311,6 +320,7 @@ impl Plane {
         let Burst { arena, pool, .. } = &self.burst;
         let packet = arena.packet(id);
         let plan = plan(packet, takes, mtu);
+        let lossy = packet.pending().lossy.is_some();
         let (topology, books, refused) = (&mut self.topology, &mut self.books, &mut self.refused);
         let sent = &mut self.sent;
         let mut made = 0;
@@ -339,6 +349,7 @@ impl Plane {
                 }
                 (Ok(_), Plan::Segment(..)) => {
                     slot.counters.software_segmented += 1;
+                    slot.counters.lossy_segmented += u64::from(lossy);
                     books.made_by_segmentation += made - 1;
                 }
                 (Ok(_), Plan::Checksum) => slot.counters.software_checksums += 1,
@@ -356,7 +367,7 @@ impl Plane {
                 continue;
             };
             let Policy { takes, mtu, .. } = slot.policy;
-            self.hand_over(id, &[port], without(takes, gso.kind), mtu, false);
+            self.hand_over(id, &[port], takes.without(gso.kind), mtu, false);
         }
     }
 

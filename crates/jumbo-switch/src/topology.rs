@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use jumbo_engine::arena::Pieces;
-use jumbo_engine::packet::{Net, Packet};
+use jumbo_engine::coalesce::{End, GRO, LRO, RSC, RSC_QEMU, Rules, Towards};
+use jumbo_engine::packet::{Net, Packet, Transport};
 use jumbo_engine::pending::{Caps, GsoKind};
 use jumbo_ports::pool::Pool;
 use jumbo_ports::queue::{Queue, TxFault};
@@ -28,6 +29,58 @@ pub enum Coalesce {
     /// Lossless coalescing.
     #[default]
     Gro,
+    /// The classic large receive offload; only where the peer ends its connections.
+    Lro,
+    /// What Windows expects; only where the peer ends its connections.
+    Rsc,
+    /// The same as QEMU does it, for comparison.
+    RscQemu,
+}
+
+impl Coalesce {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [Self::Off, Self::Gro, Self::Lro, Self::Rsc, Self::RscQemu];
+
+    /// Every kind that holds packets, in the order of [`Coalesce::tables`].
+    const HOLDING: [Self; 4] = [Self::Gro, Self::Lro, Self::Rsc, Self::RscQemu];
+
+    /// The engine's table of each.
+    pub fn tables() -> [Rules; 4] {
+        [GRO, LRO, RSC, RSC_QEMU]
+    }
+
+    /// What the configuration calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Gro => GRO.name,
+            Self::Lro => LRO.name,
+            Self::Rsc => RSC.name,
+            Self::RscQemu => RSC_QEMU.name,
+        }
+    }
+
+    /// Whether packets can be taken apart again into what came.
+    pub fn is_lossless(self) -> bool {
+        matches!(self, Self::Off | Self::Gro)
+    }
+
+    /// Whether it merges datagrams at all.
+    pub const fn merges_udp(self) -> bool {
+        match self {
+            Self::Off => false,
+            Self::Gro => GRO.udp.is_some(),
+            Self::Lro => LRO.udp.is_some(),
+            Self::Rsc => RSC.udp.is_some(),
+            Self::RscQemu => RSC_QEMU.udp.is_some(),
+        }
+    }
+
+    /// Place of its table; `None` if nothing is held.
+    fn personality(self) -> Option<u8> {
+        let place = Self::HOLDING.iter().position(|kind| *kind == self);
+        place.map(|place| place as u8)
+    }
 }
 
 /// A port's treatment, the same for all workers.
@@ -42,16 +95,18 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Whether packets like this one are merged for the port: it must be able to take
-    /// the aggregate, or that would be cut again at once.
+    /// By which table packets like this one are merged for the port, if they are: it must
+    /// be able to take the aggregate, or that would be cut again at once.
     #[inline]
-    pub fn coalesces(&self, packet: &Packet) -> bool {
-        let takes = match packet.layers().net {
-            Net::V4 => self.takes.tso4(),
-            Net::V6 => self.takes.tso6(),
-            Net::None => false,
+    pub fn coalesces(&self, packet: &Packet) -> Option<u8> {
+        let layers = packet.layers();
+        let takes = match (layers.transport, layers.net) {
+            (Transport::Tcp, Net::V4) => self.takes.tso4(),
+            (Transport::Tcp, Net::V6) => self.takes.tso6(),
+            (Transport::Udp, _) => self.takes.uso() && self.coalesce.merges_udp(),
+            _ => false,
         };
-        takes && self.coalesce == Coalesce::Gro
+        self.coalesce.personality().filter(|_| takes)
     }
 }
 
@@ -97,6 +152,26 @@ impl Slot {
         self.refusals = Default::default();
         self.patience = Patience::default();
         std::mem::replace(&mut self.queue, queue)
+    }
+
+    /// How packets like this one are held for it, if they are.
+    #[inline]
+    pub fn coalesces(&self, packet: &Packet) -> Option<Towards> {
+        let personality = self.policy.coalesces(packet)?;
+        Some(Towards {
+            personality,
+            ..Towards::from(u32::from(self.id.0))
+        })
+    }
+
+    /// Counts a packet that was held for it, and why that ended.
+    pub fn note_ended(&mut self, packet: &Packet, end: End) {
+        if packet.pending().gso.is_some() {
+            self.counters.ends.count(end);
+        }
+        if !self.policy.coalesce.is_lossless() {
+            self.counters.rsc.ended(packet, end);
+        }
     }
 
     /// Sends a packet; for one that goes to nobody else, waits a little for room.
@@ -162,7 +237,7 @@ impl Slot {
             Ok(()) => refusals.taken(),
             Err(TxFault::GsoRefused) => {
                 if refusals.refused() {
-                    self.policy.takes = without(self.policy.takes, kind);
+                    self.policy.takes = self.policy.takes.without(kind);
                 }
             }
             Err(_) => {}
@@ -174,17 +249,6 @@ impl Slot {
 fn now_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
-
-/// The set less one kind of super-packet.
-pub fn without(caps: Caps, kind: GsoKind) -> Caps {
-    Caps::new(
-        caps.csum(),
-        caps.tso4() && kind != GsoKind::Tcp4,
-        caps.tso6() && kind != GsoKind::Tcp6,
-        caps.tso_ecn(),
-        caps.uso() && kind != GsoKind::Udp,
-    )
 }
 
 /// The ports of one worker, found by their id.

@@ -127,6 +127,11 @@ fn packets(kind: Kind, l3_len: usize) -> Vec<Vec<u8>> {
         Kind::Finished => vec![plain(&base.udp(1, 2).payload_len(l3_len - 28).build())],
         Kind::OverMtu => vec![plain(&stream.packet(0).build())],
         Kind::Tcp4Train | Kind::Tcp6Train => stream.packets().iter().map(|p| plain(p)).collect(),
+        Kind::UdpTrain => {
+            let size = l3_len - 28;
+            let stream = UdpStream::new(base.udp(1, 2)).datagrams(2, size, size);
+            stream.packets().iter().map(|p| plain(p)).collect()
+        }
     }
 }
 
@@ -134,7 +139,7 @@ fn packets(kind: Kind, l3_len: usize) -> Vec<Vec<u8>> {
 fn seen(kind: Kind, came_out: &[MemPacket]) -> (&'static str, Who, Who) {
     let super_packet = came_out.iter().any(|p| p.vnet.gso_type != 0);
     let is_partial = came_out.iter().all(|p| p.vnet.flags & 1 != 0);
-    let train = matches!(kind, Kind::Tcp4Train | Kind::Tcp6Train);
+    let train = matches!(kind, Kind::Tcp4Train | Kind::Tcp6Train | Kind::UdpTrain);
     match (came_out.len(), super_packet, is_partial) {
         (0, ..) => ("dropped", Who::Nobody, Who::Nobody),
         (1, true, true) if train => ("coalesced", Who::Receiver, Who::Receiver),
@@ -180,7 +185,7 @@ fn every_pair_of_ports_is_treated_as_explained() {
     let mut rows = 0;
     for (from_mtu, to_mtu) in [(1500, 1500), (9000, 1500), (1500, 9000), (68, 1500)] {
         for takes in all_caps() {
-            for coalesce in [Coalesce::Off, Coalesce::Gro] {
+            for coalesce in Coalesce::ALL {
                 let policy = Policy {
                     coalesce,
                     takes,

@@ -36,7 +36,7 @@ use jumbo_switch::switch::{State, Switch};
 use jumbo_switch::topology::Coalesce;
 use jumbo_testkit::oracle::{self, VnetForm, vnet_gso};
 use jumbo_testkit::script::{IpId, TcpStream as TcpScript, UdpStream};
-use jumbo_testkit::{Link, PacketBuilder, tcp_flags};
+use jumbo_testkit::{Extension, Link, PacketBuilder, tcp_flags};
 use support::{drops, quiet};
 
 type Outcome = Tested<()>;
@@ -558,6 +558,7 @@ fn cases() -> Vec<Case> {
     use vnet_gso::{ECN, TCPV4, TCPV6};
     let tagged = |base: PacketBuilder| base.vlan(0x8100, 0x6007);
     let qinq = |base: PacketBuilder| base.vlan(0x88a8, 100).vlan(0x8100, 7);
+    let options6 = ip6(base()).extension(Extension::Destination(vec![1, 4, 0, 0, 0, 0]));
     vec![
         tcp_case("tcp4", base(), TCPV4, |s| s.push_last()),
         tcp_case("tcp4 without DF", base().df(false), TCPV4, |s| s.fin_last()),
@@ -585,6 +586,30 @@ fn cases() -> Vec<Case> {
         }),
         tcp_case("tcp6 tagged", tagged(ip6(base())), TCPV6, |s| s.push_last()),
         tcp_case("tcp6 qinq", qinq(ip6(base())), TCPV6, |s| s.push_last()),
+        tcp_case("tcp4 AE", base(), TCPV4, |s| {
+            s.flags(ACK | tcp_flags::AE | PSH)
+        }),
+        tcp_case(
+            "tcp4 40 bytes of options",
+            base().tcp_options(&[1; 40]),
+            TCPV4,
+            |s| s,
+        ),
+        tcp_case("tcp6 destination options", options6, TCPV6, |s| {
+            s.fin_last()
+        }),
+        Case {
+            size: 8,
+            ..tcp_case("tcp4 of 8 bytes", base(), TCPV4, |s| {
+                s.mss(8).segments(20).last_len(3)
+            })
+        },
+        Case {
+            size: 1460,
+            ..tcp_case("tcp4 of 65535 bytes", base(), TCPV4, |s| {
+                s.mss(1460).segments(45).last_len(1255)
+            })
+        },
         udp_case("udp4", base()),
         udp_case("udp4 without DF", base().df(false).id(0xffff)),
         udp_case("udp4 tagged", tagged(base())),

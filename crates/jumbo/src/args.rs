@@ -1,5 +1,7 @@
 //! What can be typed. This one definition makes the parser, the help, the man pages and the completions.
 
+use jumbo_engine::coalesce::{GRO, LRO, RSC, RSC_QEMU, Rules};
+use jumbo_switch::topology::Coalesce;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -78,6 +80,8 @@ pub(crate) enum Command {
     Check(CheckArgs),
     Explain(ExplainArgs),
     Record(RecordArgs),
+    Tune(TuneArgs),
+    Watch(WatchArgs),
     Man(ManArgs),
     Completions(CompletionsArgs),
 }
@@ -123,7 +127,9 @@ pub(crate) const RUN_HELP: &str = "\
 Keys of a port, the same on the command line and in the file:
   name      what the port is called [default: the device]
   mtu       largest layer 3 packet in bytes, 68 to 65521 [default: the device's]
-  coalesce  off or gro, for packets leaving by this port [default: gro]
+  coalesce  off, gro, lro, rsc or rsc-qemu, for packets leaving by this port [default: gro]
+  peer      terminates or forwards: whether the other end ends its TCP connections itself;
+            lro and rsc need one that terminates [default: forwards]
   offload   on or off: csum, tso and uso together [default: on]
   csum      on or off: checksums may be left to whoever takes the packet
   tso       on or off: TCP super-packets; needs csum
@@ -220,7 +226,7 @@ pub(crate) struct RemovePortArgs {
 ///
 /// Needs no privileges. Reads Ethernet, raw IP and Linux cooked captures. What cannot be read to its end is replayed as
 /// far as it goes, and the exit code is 1.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(group = clap::ArgGroup::new("source").args(["input", "sample"]).required(true))]
 pub(crate) struct ReplayArgs {
     /// The capture: pcap or pcapng, gzipped or not; - reads stdin
@@ -232,6 +238,9 @@ pub(crate) struct ReplayArgs {
     /// Write the result as pcapng, each super-packet with a comment; - writes to stdout and the report to stderr
     #[arg(short, long, value_name = "OUT", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
+    /// By whose rules: gro, lro, rsc or rsc-qemu; several with commas, or all, are compared side by side
+    #[arg(long, value_name = "LIST", default_value = "gro")]
+    pub(crate) coalesce: Personalities,
     /// What to think of the checksums in the capture
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub(crate) checksum: ChecksumMode,
@@ -246,7 +255,7 @@ pub(crate) struct ReplayArgs {
         long,
         value_name = "N",
         value_parser = clap::value_parser!(u16).range(i64::from(SEGMENT_MIN)..),
-        conflicts_with_all = ["burst", "gap_us"]
+        conflicts_with_all = ["burst", "gap_us", "coalesce"]
     )]
     pub(crate) segment: Option<u16>,
 }
@@ -262,6 +271,46 @@ pub(crate) enum ChecksumMode {
     Verify,
     /// Believe every TCP and UDP checksum
     Trust,
+}
+
+/// By whose rules `replay` coalesces; one at least.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Personalities(pub(crate) Vec<Coalesce>);
+
+impl Personalities {
+    const KNOWN: [Coalesce; 4] = [
+        Coalesce::Gro,
+        Coalesce::Lro,
+        Coalesce::Rsc,
+        Coalesce::RscQemu,
+    ];
+
+    /// The first one's table.
+    pub(crate) fn rules(&self) -> &'static Rules {
+        match self.0.first() {
+            Some(Coalesce::Lro) => &LRO,
+            Some(Coalesce::Rsc) => &RSC,
+            Some(Coalesce::RscQemu) => &RSC_QEMU,
+            _ => &GRO,
+        }
+    }
+}
+
+impl std::str::FromStr for Personalities {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "all" {
+            return Ok(Self(Self::KNOWN.into()));
+        }
+        let one = |name: &str| {
+            let found = Self::KNOWN.into_iter().find(|kind| kind.name() == name);
+            found.ok_or_else(|| {
+                format!("`{name}` is not known: give gro, lro, rsc, rsc-qemu or all")
+            })
+        };
+        text.split(',').map(one).collect::<Result<_, _>>().map(Self)
+    }
 }
 
 /// How many packets `replay` takes before everything held leaves.
@@ -294,6 +343,37 @@ impl std::str::FromStr for Burst {
 #[derive(Debug, Args)]
 #[command(after_help = CHECK_HELP)]
 pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) judge: JudgeArgs,
+    /// End with exit code 1 only from this severity on
+    #[arg(long, value_name = "LEVEL", default_value = "warning")]
+    pub(crate) fail_on: Level,
+    /// Judge what a guest shows instead: Get-NetAdapterRsc | ConvertTo-Json, or ethtool -k; - for stdin
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, group = "other")]
+    pub(crate) guest: Option<PathBuf>,
+    /// Check every recorded host (*.json) of a directory and print rules by hosts
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, group = "other", conflicts_with = "from")]
+    pub(crate) from_dir: Option<PathBuf>,
+    /// Print metrics in the text format of Prometheus
+    #[arg(long, group = "other")]
+    pub(crate) openmetrics: bool,
+    /// Write the metrics to this file, whole or not at all, for node_exporter's textfile collector
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, group = "other")]
+    pub(crate) textfile: Option<PathBuf>,
+    /// Answer as a Nagios plugin does: one line, exit code 0 to 3
+    #[arg(long, group = "other")]
+    pub(crate) nagios: bool,
+    /// Answer as a node-problem-detector plugin does: one short line, exit code 0 or 1
+    #[arg(long, group = "other")]
+    pub(crate) npd: bool,
+    /// Print the JSON Schema of the --json form and check nothing
+    #[arg(long)]
+    pub(crate) schema: bool,
+}
+
+/// Which host is judged, and how.
+#[derive(Debug, Args)]
+pub(crate) struct JudgeArgs {
     /// Only this device (may be repeated)
     #[arg(long = "device", visible_alias = "dev", value_name = "NAME")]
     pub(crate) devices: Vec<String>,
@@ -303,9 +383,6 @@ pub(crate) struct CheckArgs {
     /// Leave out what is less severe
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(crate) severity: Level,
-    /// End with exit code 1 only from this severity on
-    #[arg(long, value_name = "LEVEL", default_value = "warning")]
-    pub(crate) fail_on: Level,
     /// Seconds between two readings, for what only a change shows; 0 for one reading
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=3600))]
     pub(crate) sample: u32,
@@ -318,9 +395,6 @@ pub(crate) struct CheckArgs {
     /// Check a recorded host instead of this one; - for stdin
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) from: Option<PathBuf>,
-    /// Print the JSON Schema of the --json form and check nothing
-    #[arg(long)]
-    pub(crate) schema: bool,
 }
 
 pub(crate) const CHECK_HELP: &str = "\
@@ -385,6 +459,183 @@ pub(crate) struct RecordArgs {
     /// Seconds between two readings; 0 for one reading
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=3600))]
     pub(crate) sample: u32,
+    /// Take out the host's name and the names of uncommon programs; addresses and keys are never recorded
+    #[arg(long)]
+    pub(crate) redact: bool,
+}
+
+/// Change what the checks found, with a plan, and take it back
+///
+/// A plan is whatever makes the rules of `jumbo check` silent. It is applied step by step, each read back; what does not
+/// hold is rolled back (exit code 5). What was changed is written down before it is changed.
+#[derive(Debug, Args)]
+#[command(after_help = TUNE_HELP)]
+pub(crate) struct TuneArgs {
+    /// Where undo files are kept [default: /var/lib/jumbo for root, else $XDG_STATE_HOME/jumbo]
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) state_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: TuneCommand,
+}
+
+const TUNE_HELP: &str = "\
+  jumbo tune plan -o plan.json       what would change; exit code 1 when there is something
+  jumbo tune apply plan.json         do it
+  jumbo tune status                  does it still hold
+  jumbo tune undo                    take it back
+  jumbo tune persist --backend udev  files that do it at every boot; nothing is installed";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TuneCommand {
+    /// Show what would change, and write it down with -o; exit code 1 when there is something to change
+    Plan(PlanArgs),
+    Apply(ApplyArgs),
+    /// Keep what an apply with --confirm-within did
+    Confirm,
+    /// Take back the last apply, or the one with this id
+    Undo(UndoArgs),
+    /// Show whether what was applied still holds; exit code 1 when it does not
+    Status,
+    /// Print files that make the plan last, for the tool that sets up the network; installs nothing
+    Persist(PersistArgs),
+}
+
+/// Make a plan.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) judge: JudgeArgs,
+    /// Write the plan to this file, for apply
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// Do what a plan says
+///
+/// Nothing is changed unless every setting still is what it was when the plan was made, and the undo file is on disk.
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// The plan; - for stdin
+    #[arg(value_name = "PLAN", value_hint = ValueHint::FilePath)]
+    pub(crate) plan: PathBuf,
+    /// Also do what may take a link down for a moment or make its queues anew
+    #[arg(long)]
+    pub(crate) allow_reset: bool,
+    /// Take everything back unless jumbo tune confirm is run within this time: 60s, 5m
+    #[arg(long, value_name = "TIME")]
+    pub(crate) confirm_within: Option<Within>,
+    /// Check everything and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Take back.
+#[derive(Debug, Args)]
+pub(crate) struct UndoArgs {
+    /// Which apply, as jumbo tune apply named it [default: the last]
+    #[arg(value_name = "ID")]
+    pub(crate) id: Option<String>,
+}
+
+/// Make it last.
+#[derive(Debug, Args)]
+pub(crate) struct PersistArgs {
+    /// The plan [default: what was applied last]
+    #[arg(value_name = "PLAN", value_hint = ValueHint::FilePath)]
+    pub(crate) plan: Option<PathBuf>,
+    /// For whom
+    #[arg(long, value_name = "TOOL", default_value = "systemd-link")]
+    pub(crate) backend: BackendName,
+}
+
+/// Tools that set up the network at boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BackendName {
+    /// .link files of systemd-udevd, and sysctl.d
+    SystemdLink,
+    /// Keyfile sections of NetworkManager
+    Networkmanager,
+    /// A desired state for nmstatectl
+    Nmstate,
+    /// Rules for udev that run ethtool and ip
+    Udev,
+    /// A profile for tuned
+    Tuned,
+}
+
+/// How long to wait, from a second to an hour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Within(pub(crate) std::time::Duration);
+
+/// An hour: longer than an operator watches.
+const WITHIN_MAX_S: u64 = 3600;
+
+impl std::str::FromStr for Within {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, factor) = match text.strip_suffix('m') {
+            Some(minutes) => (minutes, 60),
+            None => (text.strip_suffix('s').unwrap_or(text), 1),
+        };
+        let seconds = number
+            .parse()
+            .ok()
+            .and_then(|number: u64| number.checked_mul(factor));
+        match seconds {
+            Some(seconds @ 1..=WITHIN_MAX_S) => Ok(Self(std::time::Duration::from_secs(seconds))),
+            _ => Err("give seconds or minutes, 1s to 60m".into()),
+        }
+    }
+}
+
+/// Watch queues, processors, coalescing and the switch's ports, live
+///
+/// Reads counters once a second and needs no privileges. Where stdout is no terminal it prints a line of JSON per
+/// interval instead.
+#[derive(Debug, Args)]
+#[command(after_help = WATCH_HELP)]
+pub(crate) struct WatchArgs {
+    /// Seconds between two readings, 0.1 to 60
+    #[arg(long, value_name = "SECONDS", default_value = "1")]
+    pub(crate) interval: Interval,
+    /// Print a line of JSON per interval
+    #[arg(long)]
+    pub(crate) batch: bool,
+    /// End after so many intervals
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Only these devices (may be repeated)
+    #[arg(long = "device", visible_alias = "dev", value_name = "NAME")]
+    pub(crate) devices: Vec<String>,
+    /// Also write what was read to this file, for --replay
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "replay")]
+    pub(crate) record: Option<PathBuf>,
+    /// Show what was recorded instead of this host
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) replay: Option<PathBuf>,
+    /// Which switch's ports to show [default: the one that is running, if any]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+const WATCH_HELP: &str = "\
+Keys: 1 devices and queues, 2 processors, 3 ports, 4 events, 0 all; s sort; up and down scroll; p pause; q quit.";
+
+/// Time between two readings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Interval(pub(crate) std::time::Duration);
+
+impl std::str::FromStr for Interval {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let seconds = text.trim_end_matches('s').parse::<f64>().ok();
+        match seconds.filter(|seconds| (0.1..=60.0).contains(seconds)) {
+            Some(seconds) => Ok(Self(std::time::Duration::from_secs_f64(seconds))),
+            None => Err("give seconds, 0.1 to 60".into()),
+        }
+    }
 }
 
 /// Write the man pages

@@ -19,6 +19,8 @@ pub(crate) enum Outcome {
     Fine,
     /// Exit code 1: it ran, and what it found is not fine.
     Findings,
+    /// An exit code another program prescribes for its plugins.
+    Plugin(u8),
 }
 
 /// Why a command did not do what it was asked to do. The number is the exit code.
@@ -33,6 +35,10 @@ pub(crate) enum Code {
     Machine = 3,
     /// A fault of Jumbo.
     Internal = 4,
+    /// A change did not hold and was taken back.
+    RolledBack = 5,
+    /// A change was not confirmed in time and was taken back.
+    Unconfirmed = 6,
 }
 
 impl Code {
@@ -93,6 +99,16 @@ impl CliError {
     /// Exit code 4.
     pub(crate) fn internal(what: impl Into<String>) -> Self {
         Self::new(Code::Internal, what)
+    }
+
+    /// Exit code 5.
+    pub(crate) fn rolled_back(what: impl Into<String>) -> Self {
+        Self::new(Code::RolledBack, what)
+    }
+
+    /// Exit code 6.
+    pub(crate) fn unconfirmed(what: impl Into<String>) -> Self {
+        Self::new(Code::Unconfirmed, what)
     }
 
     /// What a running switch answered.

@@ -75,6 +75,7 @@ pub(crate) fn exit_code(result: Result<Outcome, CliError>) -> ExitCode {
     match result {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,
         Ok(Outcome::Findings) => ExitCode::from(1),
+        Ok(Outcome::Plugin(code)) => ExitCode::from(code),
         Err(error) => {
             let _ = writeln!(anstream::stderr().lock(), "\x1b[1;31merror:\x1b[0m {error}");
             ExitCode::from(error.code.number())

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use jumbo_engine::coalesce::RscStats;
 use jumbo_engine::pending::Caps;
 use jumbo_engine::reason::{Counts, Reason};
 use jumbo_ports::queue;
@@ -15,16 +16,16 @@ use jumbo_ports::tap::{self, TapConfig, TapError};
 use jumbo_ports::vhost::{self, Notice, VhostConfig};
 use jumbo_switch::counters::PortCounters;
 use jumbo_switch::switch::{self, Event, Switch as Workers, SwitchConfig, SwitchError};
-use jumbo_switch::topology::{self, PortId};
+use jumbo_switch::topology::PortId;
 
 use crate::config;
-use crate::config::values::{Coalesce, Mtu};
+use crate::config::values::Mtu;
 use crate::control::socket;
 use crate::error::CliError;
 use crate::output;
 use crate::switch_api::{
     Books, Capability, Fdb, FdbEntry, Offload, PathReport, PortKind, PortSpec, PortState,
-    PortStatus, ReasonCount, Removed, RunConfig, Snapshot, StopCause, Switch, Traffic,
+    PortStatus, ReasonCount, Removed, RscStatus, RunConfig, Snapshot, StopCause, Switch, Traffic,
 };
 
 /// Worker threads where nothing is said: one is right until it is busy.
@@ -236,13 +237,9 @@ struct Live {
 impl Live {
     /// Hands an open port to the workers.
     fn join(&mut self, spec: PortSpec, port: queue::Port) -> Result<PortId, CliError> {
-        let coalesce = match spec.coalesce {
-            Coalesce::Off => topology::Coalesce::Off,
-            Coalesce::Gro => topology::Coalesce::Gro,
-        };
         // Held until the name is known: the port may have news at once.
         let mut names = self.names.lock();
-        let id = self.switch.add(port, coalesce).map_err(refused)?;
+        let id = self.switch.add(port, spec.coalesce.0).map_err(refused)?;
         let named = Named {
             name: spec.name.as_str().to_owned(),
             told_gone: false,
@@ -465,8 +462,20 @@ fn status(port: &switch::PortState, name: &str, drops: &device::Drops) -> PortSt
         flooded: port.counters.flooded,
         software_segmented: port.counters.software_segmented,
         software_checksums: port.counters.software_checksums,
+        coalesce: port.coalesce.name().to_owned(),
+        lossy_segmented: port.counters.lossy_segmented,
+        rsc: (!port.coalesce.is_lossless()).then(|| rsc(&port.counters.rsc)),
         waits: port.counters.waits,
         reasons: reasons(&port.counters),
+    }
+}
+
+fn rsc(stats: &RscStats) -> RscStatus {
+    RscStatus {
+        coalesced_packets: stats.coalesced_packets,
+        coalesced_octets: stats.coalesced_octets,
+        coalesce_events: stats.coalesce_events,
+        aborts: stats.aborts,
     }
 }
 

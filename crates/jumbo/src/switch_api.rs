@@ -178,6 +178,15 @@ pub(crate) struct PortStatus {
     pub(crate) software_segmented: u64,
     /// Checksums finished here because it does not take them pending.
     pub(crate) software_checksums: u64,
+    /// How packets that leave by it are coalesced: `off`, `gro`, `lro`, `rsc`, `rsc-qemu`.
+    #[serde(default)]
+    pub(crate) coalesce: String,
+    /// Of `software_segmented`, aggregates that could not be cut into what came.
+    #[serde(default)]
+    pub(crate) lossy_segmented: u64,
+    /// What Windows counts; null where nothing lossy is merged.
+    #[serde(default)]
+    pub(crate) rsc: Option<RscStatus>,
     /// Times a packet waited for it to make room.
     #[serde(default)]
     pub(crate) waits: u64,
@@ -194,6 +203,16 @@ pub(crate) struct DeviceDropped {
     pub(crate) tx: u64,
     /// Where the kernel tells.
     pub(crate) source: String,
+}
+
+/// The counters of `OID_TCP_RSC_STATISTICS`, of what was merged towards a port under `lro` or `rsc`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RscStatus {
+    pub(crate) coalesced_packets: u64,
+    /// Bytes of their payload.
+    pub(crate) coalesced_octets: u64,
+    pub(crate) coalesce_events: u64,
+    pub(crate) aborts: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -431,3 +431,198 @@ fn a_rule_and_a_technique_are_explained() {
         );
     }
 }
+
+/// A veth pair's end without TSO and with a faulty bridge, as a record.
+fn ill_record(dir: &Path, name: &str) -> String {
+    let text = std::fs::read_to_string(recorded_host(dir)).expect("recorded");
+    let mut host: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let device = |index: u32, name: &str, mtu: u32| serde_json::json!({"index": index, "name": name, "kind": "veth", "mtu": mtu, "controller": 9});
+    host["now"]["devices"] = serde_json::json!([device(7, "a", 1500), device(8, "b", 9000), {"index": 9, "name": "br", "kind": "bridge", "mtu": 1500}]);
+    let path = dir.join(name);
+    std::fs::write(&path, host.to_string()).expect("written");
+    path.to_str().expect("text").to_owned()
+}
+
+/// Other programs' forms, over a record so that every machine answers the same.
+#[test]
+fn other_programs_get_their_forms_and_codes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let ill = ill_record(dir.path(), "ill.json");
+    let nagios = run(&["check", "--from", &ill, "--rule", "MTU001", "--nagios"]);
+    assert_eq!(nagios.status.code(), Some(2), "{}", stderr(&nagios));
+    assert!(
+        stdout(&nagios).starts_with("OFFLOAD CRITICAL - MTU001 br: "),
+        "{}",
+        stdout(&nagios)
+    );
+    let npd = run(&["check", "--from", &ill, "--rule", "MTU001", "--npd"]);
+    assert_eq!(
+        (npd.status.code(), stdout(&npd).lines().count()),
+        (Some(1), 1)
+    );
+    let page = run(&["check", "--from", &ill, "--rule", "MTU001", "--openmetrics"]);
+    assert_eq!(page.status.code(), Some(0));
+    assert!(
+        stdout(&page).contains(
+            "jumbo_finding{id=\"MTU001\",severity=\"error\",device=\"br\",reason=\"\"} 1\n"
+        ),
+        "{}",
+        stdout(&page)
+    );
+    let file = dir.path().join("jumbo.prom");
+    let name = file.to_str().expect("text");
+    let written = run(&[
+        "check",
+        "--from",
+        &ill,
+        "--rule",
+        "MTU001",
+        "--textfile",
+        name,
+    ]);
+    assert_eq!(
+        (written.status.code(), stdout(&written).as_str()),
+        (Some(0), "")
+    );
+    assert!(
+        std::fs::read_to_string(&file)
+            .expect("there")
+            .ends_with("# EOF\n")
+    );
+    let left: Vec<_> = std::fs::read_dir(dir.path())
+        .expect("a folder")
+        .flatten()
+        .map(|one| one.file_name())
+        .collect();
+    assert!(
+        !left
+            .iter()
+            .any(|name| name.to_string_lossy().starts_with(".jumbo")),
+        "{left:?}"
+    );
+    let nowhere = run(&[
+        "check",
+        "--from",
+        &ill,
+        "--textfile",
+        "/nonexistent/jumbo.prom",
+    ]);
+    assert_eq!(nowhere.status.code(), Some(3));
+    assert_eq!(run(&["check", "--nagios", "--npd"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_directory_of_records_is_one_table() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (one, records) = (dir.path().join("one"), dir.path().join("records"));
+    for folder in [&one, &records] {
+        std::fs::create_dir(folder).expect("made");
+    }
+    ill_record(&one, "host.json");
+    for name in ["a.json", "b.json"] {
+        std::fs::copy(one.join("host.json"), records.join(name)).expect("copied");
+    }
+    std::fs::write(records.join("cut.json"), "{").expect("written");
+    std::fs::write(records.join("notes.txt"), "not a record").expect("written");
+    let records = records.to_str().expect("text");
+    let table = run(&["check", "--from-dir", records, "--rule", "MTU001"]);
+    assert_eq!(table.status.code(), Some(1), "{}", stderr(&table));
+    let text = stdout(&table);
+    assert!(text.starts_with("2 hosts, 0 without findings"), "{text}");
+    assert!(
+        text.contains("MTU001") && text.contains("not usable\n  cut: this is no recorded host"),
+        "{text}"
+    );
+    let json = run(&["check", "--from-dir", records, "--rule", "MTU001", "--json"]);
+    let fleet: serde_json::Value = serde_json::from_str(&stdout(&json)).expect("JSON");
+    assert_eq!(
+        (&fleet["hosts"], &fleet["rules"][0]["hosts"]),
+        (&2.into(), &2.into())
+    );
+    for bad in ["/nonexistent", dir.path().to_str().expect("text")] {
+        assert_eq!(
+            run(&["check", "--from-dir", bad]).status.code(),
+            Some(2),
+            "{bad}"
+        );
+    }
+}
+
+#[test]
+fn a_guest_is_judged_by_what_it_shows() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("rsc.json");
+    std::fs::write(&file, r#"{"Name":"Ethernet","IPv4OperationalState":false,"IPv4FailureReason":"WFPCompatibility"}"#).expect("written");
+    let name = file.to_str().expect("text");
+    let human = run(&["check", "--guest", name]);
+    assert_eq!(human.status.code(), Some(1), "{}", stderr(&human));
+    assert!(
+        stdout(&human).contains("the guest must act"),
+        "{}",
+        stdout(&human)
+    );
+    let json = run(&["check", "--guest", name, "--json"]);
+    let guest: serde_json::Value = serde_json::from_str(&stdout(&json)).expect("JSON");
+    assert_eq!(
+        (&guest["system"], &guest["lines"][0]["side"]),
+        (&"windows".into(), &"guest".into())
+    );
+    std::fs::write(&file, "hello").expect("written");
+    assert_eq!(run(&["check", "--guest", name]).status.code(), Some(2));
+}
+
+#[test]
+fn a_record_goes_through_a_pipe_and_may_name_nobody() {
+    let recorded = run(&["record", "--sample", "0", "--redact"]);
+    assert_eq!(recorded.status.code(), Some(0), "{}", stderr(&recorded));
+    let host: serde_json::Value = serde_json::from_str(&stdout(&recorded)).expect("JSON");
+    assert_eq!(host["now"]["hostname"]["value"], "redacted");
+    let mut check = jumbo(&["check", "--from", "-", "--rule", "LRO", "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("started");
+    check
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(&recorded.stdout)
+        .expect("written");
+    let output = check.wait_with_output().expect("ended");
+    assert!(
+        matches!(output.status.code(), Some(0 | 1)),
+        "{}",
+        stderr(&output)
+    );
+    let report: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    assert_eq!(report["host"], "redacted");
+}
+
+/// The published schema, by an implementation that is not ours.
+#[test]
+fn what_check_prints_fits_its_published_schema() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let published = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/check.schema.json");
+    let published = std::fs::read_to_string(published).expect("docs/check.schema.json");
+    assert_eq!(
+        stdout(&run(&["check", "--schema"])).trim(),
+        published.trim()
+    );
+    let schema: serde_json::Value = serde_json::from_str(&published).expect("JSON");
+    let schema = jsonschema::validator_for(&schema).expect("a schema");
+    let ill = ill_record(dir.path(), "ill.json");
+    for args in [
+        &["check", "--from", &ill, "--json"][..],
+        &["check", "--sample", "0", "--json"],
+    ] {
+        let report: serde_json::Value = serde_json::from_str(&stdout(&run(args))).expect("JSON");
+        let wrong: Vec<String> = schema
+            .iter_errors(&report)
+            .map(|error| format!("{}: {error}", error.instance_path()))
+            .collect();
+        assert!(wrong.is_empty(), "{wrong:?}");
+        assert!(!report["findings"].as_array().expect("a list").is_empty());
+    }
+    assert!(!schema.is_valid(&serde_json::json!({"schema": "jumbo-check/1"})));
+}

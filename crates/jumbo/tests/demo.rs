@@ -4,7 +4,16 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-const TECHNIQUES: [&str; 6] = ["none", "gro", "tso", "gso", "kernel_gro", "kernel_tso"];
+const TECHNIQUES: [&str; 8] = [
+    "none",
+    "gro",
+    "tso",
+    "gso",
+    "kernel_gro",
+    "kernel_tso",
+    "lro",
+    "rsc",
+];
 
 fn demo(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jumbo"));
@@ -18,7 +27,7 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn every_row_is_there_and_every_byte_is_right() {
-    let output = demo(&["--seconds", "8", "--json"]);
+    let output = demo(&["--seconds", "12", "--json"]);
     let said = text(&output.stderr);
     if output.status.code() == Some(3) {
         assert!(said.contains("jumbo replay --sample"), "{said}");

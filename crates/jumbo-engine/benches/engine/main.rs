@@ -189,7 +189,7 @@ fn coalesce_pass(ring: &Ring, cold: bool, flush: usize, arena: &mut Arena, gro: 
             let id = admitted.expect("sound").id;
             match gro.offer(arena, id, &memory) {
                 Offer::Merged => {}
-                Offer::Hold(slot) => gro.hold(arena, id, slot, 0),
+                Offer::Hold(slot) => gro.hold(arena, id, slot, 0, &memory).expect("sound"),
                 Offer::Alone(_) => gro.ready().push(Ready::alone(id, 0)),
             }
         }

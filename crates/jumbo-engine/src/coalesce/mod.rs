@@ -11,23 +11,37 @@
 //! copied. Cost is one hash, one set of the table and one masked comparison of
 //! the header line, whatever the number of flows; only a mismatch is explained.
 
+//!
+//! [`GRO`], [`LRO`] and [`RSC`] are tables of one rule set, [`Rules`]. A coalescer
+//! knows one or more of them, and each held flow is under the one of the port it
+//! leaves by ([`Towards`]).
+
 mod gro;
 mod judge;
+mod lro;
+mod merge;
+mod rsc;
 mod rules;
 mod table;
 
 use alloc::vec::Vec;
 
 pub use gro::GRO;
-pub use rules::{Alone, End, EndsAfter, Field, IpIdRule, Rules};
+pub use lro::LRO;
+pub use rsc::{RSC, RSC_QEMU, RscStats};
+pub use rules::{
+    AckFold, Alone, CwrRule, End, EndsAfter, Field, Held, IpIdRule, MarksRefused, Moving, Push,
+    Rules, Sizes, TcpOptions, Ttl, UdpRules,
+};
 pub use table::{FLOWS_MAX, Slot};
 
 use crate::arena::{Arena, Memory, PacketId};
-use crate::packet::{Net, Packet};
-use crate::pending::{Cwr, Gso, GsoKind};
+use crate::packet::{Net, Packet, Transport};
+use crate::pending::Csum;
 use crate::reason::Counts;
 use crate::superpacket::{self, FIN, PSH};
 use judge::{Ends, Verdict};
+use merge::{Moved, complete_aggregate};
 use rules::{Masks, Shape};
 use table::{Flow, FlowId, IdRule, Table};
 
@@ -36,10 +50,34 @@ use table::{Flow, FlowId, IdRule, Table};
 pub enum Offer {
     /// It is part of a held flow now, or of one that just ended; its slot was released.
     Merged,
-    /// It may begin an aggregate: find its out port, then [`Coalescer::hold`] it.
+    /// It may begin an aggregate: find its out port, then [`Coalescer::hold`] it,
+    /// or pass it on behind what is in [`Coalescer::ready`].
     Hold(Slot),
     /// It goes on by itself, behind what is in [`Coalescer::ready`].
     Alone(Alone),
+}
+
+/// Where a held packet goes, and how it is treated on the way. A number alone is
+/// the caller's word, with the coalescer's first table.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Towards {
+    /// The caller's word, given back as [`Ready::out`].
+    pub out: u32,
+    /// Which of the coalescer's tables, in the order they were given.
+    pub personality: u8,
+    /// Longest network packet that may leave there, header included, in bytes;
+    /// the table has a limit of its own.
+    pub l3_total_max: u32,
+}
+
+impl From<u32> for Towards {
+    fn from(out: u32) -> Self {
+        Self {
+            out,
+            personality: 0,
+            l3_total_max: u32::MAX,
+        }
+    }
 }
 
 /// A packet that is done here.
@@ -78,12 +116,19 @@ pub struct CoalesceStats {
     pub merged: u64,
     /// Super-packets made.
     pub aggregates: u64,
+    /// What Windows counts, over all tables that are not lossless.
+    pub rsc: RscStats,
+}
+
+/// The [`Rules::pure_ack`] of tables that fold none in.
+pub(crate) fn pure_ack_alone(_: &Held<'_>, _: &Packet) -> Option<AckFold> {
+    None
 }
 
 /// The engine of one worker.
 #[derive(Debug)]
 pub struct Coalescer {
-    rules: &'static Rules,
+    personalities: Vec<Rules>,
     masks: MaskCache,
     table: Table,
     ready: Vec<Ready>,
@@ -93,10 +138,20 @@ pub struct Coalescer {
 impl Coalescer {
     /// Holds up to `flows` flows at a time ([`FLOWS_MAX`] at most). `seed` keeps
     /// a sender from choosing flows that share a place: take it from a random source.
-    pub fn new(rules: &'static Rules, flows: usize, seed: u64) -> Self {
+    pub fn new(rules: &Rules, flows: usize, seed: u64) -> Self {
+        Self::with_personalities(core::slice::from_ref(rules), flows, seed)
+    }
+
+    /// The same with several tables, of which [`Towards::personality`] names one
+    /// by its place. At most 256; without any it is [`GRO`] alone.
+    pub fn with_personalities(rules: &[Rules], flows: usize, seed: u64) -> Self {
         let flows = flows.clamp(1, FLOWS_MAX);
+        let rules = match rules {
+            [] => core::slice::from_ref(&GRO),
+            some => some,
+        };
         Self {
-            rules,
+            personalities: rules.iter().copied().take(256).collect(),
             masks: MaskCache::new(rules),
             table: Table::new(flows, seed),
             ready: Vec::with_capacity(2 * flows),
@@ -108,43 +163,192 @@ impl Coalescer {
     #[inline]
     pub fn offer(&mut self, arena: &mut Arena, id: PacketId, memory: &impl Memory) -> Offer {
         let packet = arena.packet(id);
-        if let Err((alone, ends)) = judge::candidate(packet, || arena.payload(id), memory) {
-            self.end_for(arena, id, ends);
-            return self.alone(alone);
+        if let Err((alone, ends)) = judge::candidate(packet) {
+            return self.exceptional(arena, id, memory, alone, ends);
         }
         let slot = self.table.slot(packet);
         let mut candidates = self.table.candidates(slot);
         while let Some(flow_id) = self.table.next(&mut candidates) {
             let flow = self.table.flow(flow_id);
-            let head = arena.packet(flow.head);
-            let masks = self.masks.get(flow.shape);
-            match judge::verdict(self.rules, masks, flow, head, packet) {
-                Verdict::Merge(id_rule) => {
-                    self.merge(arena, flow_id, id, id_rule);
-                    return Offer::Merged;
-                }
+            if let (true, Some(masks)) = (flow.plain, self.masks.common(flow.masks))
+                && let Some(id_rule) =
+                    judge::joins_plainly(masks, flow, arena.packet(flow.head), packet)
+            {
+                self.merge(arena, flow_id, id, id_rule);
+                return Offer::Merged;
+            }
+            match self.verdict(arena, flow_id, id) {
                 Verdict::OtherFlow => {}
-                Verdict::End(end) => {
-                    self.end(arena, flow_id, end);
-                    break;
-                }
+                verdict => return self.meet(arena, id, slot, flow_id, verdict, memory),
             }
         }
-        match judge::may_begin(self.rules, arena.packet(id)) {
-            Ok(()) => Offer::Hold(slot),
-            Err(alone) => self.alone(alone),
+        Offer::Hold(slot)
+    }
+
+    /// What the flow's own table says of the packet.
+    #[inline(never)]
+    fn verdict(&mut self, arena: &Arena, flow_id: FlowId, id: PacketId) -> Verdict {
+        let flow = self.table.flow(flow_id);
+        let rules = &self.personalities[usize::from(flow.personality)];
+        let masks = self.masks.get(rules, flow);
+        let head = arena.packet(flow.head);
+        judge::verdict(rules, masks, flow, head, arena.packet(id))
+    }
+
+    /// A packet meets its own flow, and the shortest way did not do.
+    #[inline(never)]
+    fn meet(
+        &mut self,
+        arena: &mut Arena,
+        id: PacketId,
+        slot: Slot,
+        flow_id: FlowId,
+        verdict: Verdict,
+        memory: &impl Memory,
+    ) -> Offer {
+        if let Err(alone) = verify(arena, id, memory) {
+            self.end(arena, flow_id, End::BadChecksum);
+            return self.alone(alone);
+        }
+        match verdict {
+            Verdict::Merge(id_rule) => {
+                self.merge_by_all_rules(arena, flow_id, id, id_rule);
+                Offer::Merged
+            }
+            Verdict::Refuse(alone, end) => {
+                self.end(arena, flow_id, end);
+                self.alone(alone)
+            }
+            Verdict::End(end) => {
+                let restarts = self.rules_of(flow_id).restarts;
+                self.end(arena, flow_id, end);
+                match restarts {
+                    true => Offer::Hold(slot),
+                    false => self.alone(Alone::AfterMismatch),
+                }
+            }
+            Verdict::OtherFlow => Offer::Hold(slot),
         }
     }
 
+    /// A packet that no table merges like any other: a pure ACK may be folded in,
+    /// a trusted sender's super-packet merged further; else it goes on alone.
+    #[cold]
+    #[inline(never)]
+    fn exceptional(
+        &mut self,
+        arena: &mut Arena,
+        id: PacketId,
+        memory: &impl Memory,
+        alone: Alone,
+        ends: Ends,
+    ) -> Offer {
+        match alone {
+            Alone::PureAck if self.fold(arena, id, memory) => return Offer::Merged,
+            Alone::AlreadyMerged if judge::is_train(arena.packet(id)) => {
+                return self.offer_train(arena, id, memory);
+            }
+            _ => {}
+        }
+        self.end_for(arena, id, ends);
+        self.alone(alone)
+    }
+
+    fn offer_train(&mut self, arena: &mut Arena, id: PacketId, memory: &impl Memory) -> Offer {
+        let slot = self.table.slot(arena.packet(id));
+        let Some(flow_id) = self.flow_of(arena, id) else {
+            return Offer::Hold(slot);
+        };
+        let rules = self.rules_of(flow_id);
+        if !rules.two_stage {
+            self.end(arena, flow_id, End::SuperPacket);
+            return self.alone(Alone::AlreadyMerged);
+        }
+        let verdict = self.verdict(arena, flow_id, id);
+        self.meet(arena, id, slot, flow_id, verdict, memory)
+    }
+
+    /// Folds a pure ACK into its held flow, if the flow's table does so.
+    fn fold(&mut self, arena: &mut Arena, id: PacketId, memory: &impl Memory) -> bool {
+        let Some(flow_id) = self.flow_of(arena, id) else {
+            return false;
+        };
+        let flow = self.table.flow(flow_id);
+        let (head, ack) = (arena.packet(flow.head), arena.packet(id));
+        let rules = self.rules_of(flow_id);
+        let masks = Masks::new(rules, flow.shape);
+        let fits = !rules.lossless
+            && judge::refusal(rules, ack).is_none()
+            && !rules::differ(&head.bytes, &ack.bytes, &masks.all)
+            && !judge::timestamp_is_older(head, ack)
+            && flow.segments.max(flow.acks) < u16::MAX;
+        let fold = match fits {
+            true => (rules.pure_ack)(&Held { head, flow }, ack),
+            false => None,
+        };
+        let (Some(fold), Ok(())) = (fold, verify(arena, id, memory)) else {
+            return false;
+        };
+        let (moved, rules) = (Moved::of(arena.packet(id)), *rules);
+        let flow = self.table.flow_mut(flow_id);
+        match fold {
+            AckFold::Values => {
+                flow.acks += 1;
+                moved.fold_into(arena.packet_mut(flow.head));
+            }
+            AckFold::Segment => {
+                flow.segments += 1;
+                moved.join(&rules, arena.packet_mut(flow.head));
+            }
+        }
+        arena.release(id);
+        self.stats.merged += 1;
+        true
+    }
+
     /// Holds a packet for others to join. `slot` is from the [`Offer::Hold`] of
-    /// this very packet; `out` is given back with the result.
-    pub fn hold(&mut self, arena: &mut Arena, id: PacketId, slot: Slot, out: u32) {
+    /// this very packet; `towards.out` is given back with the result.
+    ///
+    /// # Errors
+    /// Why packets towards there do not begin an aggregate with this one: pass it
+    /// on, behind what is in [`Coalescer::ready`].
+    #[inline]
+    pub fn hold(
+        &mut self,
+        arena: &mut Arena,
+        id: PacketId,
+        slot: Slot,
+        towards: impl Into<Towards>,
+        memory: &impl Memory,
+    ) -> Result<(), Alone> {
+        let towards = towards.into();
+        let index = usize::from(towards.personality).min(self.personalities.len() - 1);
+        let rules = &self.personalities[index];
+        let l3_total_max = towards.l3_total_max.min(rules.l3_total_max as u32);
+        // A wrong checksum says more than any rule that the packet meets besides.
+        let may = verify(arena, id, memory)
+            .and_then(|()| judge::may_begin(rules, arena.packet(id), l3_total_max));
+        let (lossless, plain, udp) = (rules.lossless, rules.is_plain(), rules.udp);
+        if let Err(alone) = may {
+            self.stats.alone.count(alone);
+            self.stats.rsc.aborts += u64::from(!lossless);
+            return Err(alone);
+        }
         while let Some(flow) = self.table.in_the_way(slot) {
             self.end(arena, flow, End::TableFull);
         }
         let packet = arena.packet(id);
         let pair = self.table.pair_hash(packet) as u32;
-        self.table.insert(slot, Flow::new(id, packet, out, pair));
+        let mut flow = Flow::new(id, packet, towards.out, pair);
+        flow.personality = index as u8;
+        flow.masks = MaskCache::index(index, flow.shape);
+        flow.plain = plain && self.masks.common(flow.masks).is_some();
+        if let (Transport::Udp, Some(udp)) = (packet.layers.transport, udp) {
+            flow.segments_max = udp.datagrams_max;
+        }
+        flow.l3_total_max = l3_total_max;
+        self.table.insert(slot, flow);
+        Ok(())
     }
 
     /// Ends every held flow, oldest first.
@@ -189,20 +393,66 @@ impl Coalescer {
         Offer::Alone(reason)
     }
 
+    fn rules_of(&self, flow_id: FlowId) -> &Rules {
+        &self.personalities[usize::from(self.table.flow(flow_id).personality)]
+    }
+
+    /// Appends a packet under plain rules.
     #[inline(always)]
     fn merge(&mut self, arena: &mut Arena, flow_id: FlowId, id: PacketId, id_rule: IdRule) {
         let flow = self.table.flow_mut(flow_id);
         let packet = arena.packet(id);
-        let flags = superpacket::tcp_flags(packet);
+        let flags = match flow.shape.is_udp() {
+            true => 0,
+            false => superpacket::tcp_flags(packet),
+        };
         let payload_len = packet.payload_len;
         flow.seq_next = flow.seq_next.wrapping_add(payload_len);
         flow.l3_total += payload_len;
         flow.segments = flow.segments.wrapping_add(1);
         flow.id_rule = id_rule;
         flow.last_flags |= flags & (PSH | FIN);
-        let end = judge::ends_after(self.rules, flow, flags, payload_len);
+        let may_end = flags & (PSH | FIN) != 0 || payload_len < u32::from(flow.size);
         let head = flow.head;
         arena.absorb(head, id);
+        self.stats.merged += 1;
+        if may_end {
+            let (rules, flow) = (self.rules_of(flow_id), self.table.flow(flow_id));
+            if let Some(end) = judge::ends_after(rules, flow, flags, payload_len) {
+                self.end(arena, flow_id, end);
+            }
+        }
+    }
+
+    /// The same for UDP, super-packets, and rules by which the head changes.
+    #[inline(never)]
+    fn merge_by_all_rules(
+        &mut self,
+        arena: &mut Arena,
+        flow_id: FlowId,
+        id: PacketId,
+        id_rule: IdRule,
+    ) {
+        let rules = *self.rules_of(flow_id);
+        let flow = self.table.flow_mut(flow_id);
+        let packet = arena.packet(id);
+        let segment_len = packet
+            .pending
+            .gso
+            .map_or(packet.payload_len as u16, |gso| gso.size);
+        flow.seq_next = flow.seq_next.wrapping_add(packet.payload_len);
+        flow.l3_total += packet.payload_len;
+        flow.segments += packet.segments();
+        flow.id_rule = id_rule;
+        if !rules.lossless && packet.layers.transport == Transport::Tcp {
+            flow.size = flow.size.max(segment_len);
+        }
+        let end = judge::ends_after_by_all_rules(&rules, flow, packet);
+        if packet.layers.transport == Transport::Tcp {
+            let moved = Moved::of(packet);
+            moved.join(&rules, arena.packet_mut(flow.head));
+        }
+        arena.absorb(flow.head, id);
         self.stats.merged += 1;
         if let Some(end) = end {
             self.end(arena, flow_id, end);
@@ -221,19 +471,25 @@ impl Coalescer {
     }
 
     fn end_flow_of(&mut self, arena: &mut Arena, id: PacketId, end: End) {
+        if let Some(flow_id) = self.flow_of(arena, id) {
+            self.end(arena, flow_id, end);
+        }
+    }
+
+    /// The held flow that the packet is of, by that flow's own key.
+    fn flow_of(&mut self, arena: &Arena, id: PacketId) -> Option<FlowId> {
         let packet = arena.packet(id);
         let mut candidates = self.table.candidates(self.table.slot(packet));
         while let Some(flow_id) = self.table.next(&mut candidates) {
             let flow = self.table.flow(flow_id);
             let head = arena.packet(flow.head);
-            let masks = self.masks.get(flow.shape);
-            let same = head.tags == packet.tags
-                && head.origin == packet.origin
-                && !rules::differ(&head.bytes, &packet.bytes, &masks.key);
-            if same {
-                return self.end(arena, flow_id, end);
+            let rules = &self.personalities[usize::from(flow.personality)];
+            let key = &self.masks.get(rules, flow).key;
+            if judge::same_lane(head, packet) && !rules::differ(&head.bytes, &packet.bytes, key) {
+                return Some(flow_id);
             }
         }
+        None
     }
 
     /// Rare, and linear in the flows held, which the table bounds.
@@ -252,10 +508,15 @@ impl Coalescer {
     fn end(&mut self, arena: &mut Arena, flow_id: FlowId, reason: End) {
         let flow = self.table.remove(flow_id);
         self.stats.ends.count(reason);
-        if flow.segments > 1 {
+        let rules = &self.personalities[usize::from(flow.personality)];
+        let head = arena.packet_mut(flow.head);
+        if flow.is_aggregate() {
+            complete_aggregate(rules, head, &flow);
             self.stats.aggregate_ends.count(reason);
             self.stats.aggregates += 1;
-            complete_aggregate(arena.packet_mut(flow.head), &flow);
+        }
+        if !rules.lossless {
+            self.stats.rsc.ended(head, reason);
         }
         self.ready.push(Ready {
             id: flow.head,
@@ -265,91 +526,76 @@ impl Coalescer {
     }
 }
 
-/// Writes what a super-packet's header must say (Linux `tcp_gro_complete`,
-/// `inet_gro_complete`). A packet that stayed single is not touched.
-fn complete_aggregate(head: &mut Packet, flow: &Flow) {
-    let flags_at = head.l4_at() + 13;
-    if let Some(flags) = head.bytes.get_mut(flags_at) {
-        *flags |= flow.last_flags;
+/// Verifies the transport checksum, once: it is known to be good from then on.
+#[inline]
+fn verify(arena: &mut Arena, id: PacketId, memory: &impl Memory) -> Result<(), Alone> {
+    if judge::is_vouched(arena.packet(id)) {
+        return Ok(());
     }
-    let cwr = if superpacket::has_cwr(head) {
-        Cwr::All
-    } else {
-        Cwr::FirstOnly
-    };
-    head.pending.gso = Some(Gso {
-        kind: match head.layers.net {
-            Net::V6 => GsoKind::Tcp6,
-            _ => GsoKind::Tcp4,
-        },
-        size: flow.size,
-        cwr,
-        fixed_id: flow.id_rule == IdRule::Fixed,
-    });
-    superpacket::settle_header(head);
+    judge::verify(arena.packet(id), arena.payload(id), memory)?;
+    arena.packet_mut(id).pending.csum = Csum::Verified;
+    Ok(())
 }
 
-/// The masks of the common shapes, made once; IPv6 with extension headers is
-/// rare, and made when it differs from the last such shape.
+/// The masks of every table and common shape, made once; IPv6 with extension
+/// headers is rare, and made when it differs from the last such flow.
 #[derive(Debug)]
 struct MaskCache {
-    rules: &'static Rules,
     common: Vec<Masks>,
-    other: (Shape, Masks),
+    other: (u8, Shape, Masks),
 }
 
-/// TCP header lengths: 20 to 60 bytes in steps of 4.
-const TCP_LENGTHS: usize = 11;
+/// Transport header lengths in steps of 4: UDP's 8, TCP's 20 to 60.
+const LENGTHS: usize = 16;
+
+/// [`Flow::masks`] of a shape that is not common.
+const OTHER: u16 = u16::MAX;
 
 impl MaskCache {
-    fn new(rules: &'static Rules) -> Self {
-        let mut common = Vec::with_capacity(2 * TCP_LENGTHS);
-        for (net, l3_len) in [(Net::V4, 20), (Net::V6, 40)] {
-            for step in 0..TCP_LENGTHS as u8 {
-                let shape = Shape {
-                    net,
-                    l3_len,
-                    l4_len: 20 + 4 * step,
-                };
-                common.push(Masks::new(rules, shape));
+    fn new(personalities: &[Rules]) -> Self {
+        let mut common = Vec::with_capacity(2 * LENGTHS * personalities.len());
+        let shape = |net, l3_len, l4_len| Shape {
+            net,
+            l3_len,
+            l4_len,
+        };
+        for rules in personalities {
+            for (net, l3_len) in [(Net::V4, 20), (Net::V6, 40)] {
+                let lengths = (0..LENGTHS as u8).map(|step| 4 * step);
+                common.extend(lengths.map(|len| Masks::new(rules, shape(net, l3_len, len))));
             }
         }
-        let shape = Shape {
-            net: Net::V6,
-            l3_len: 48,
-            l4_len: 20,
-        };
+        let other = shape(Net::V6, 48, 20);
         Self {
-            rules,
             common,
-            other: (shape, Masks::new(rules, shape)),
+            other: (0, other, Masks::new(&personalities[0], other)),
         }
+    }
+
+    /// Where the masks of a table's shape are.
+    fn index(personality: usize, shape: Shape) -> u16 {
+        let family = match (shape.net, shape.l3_len) {
+            (Net::V4, 20) => 0,
+            (Net::V6, 40) => 1,
+            _ => return OTHER,
+        };
+        let index = (2 * personality + family) * LENGTHS + usize::from(shape.l4_len / 4);
+        index as u16
     }
 
     #[inline(always)]
-    fn get(&mut self, shape: Shape) -> &Masks {
-        let family = match (shape.net, shape.l3_len) {
-            (Net::V4, 20) => Some(0),
-            (Net::V6, 40) => Some(TCP_LENGTHS),
-            _ => None,
-        };
-        let step = usize::from(shape.l4_len / 4).wrapping_sub(5);
-        match family.and_then(|family| self.common.get(family + step)) {
-            Some(masks) => masks,
-            None => Self::other(self.rules, &mut self.other, shape),
-        }
+    fn common(&self, index: u16) -> Option<&Masks> {
+        self.common.get(usize::from(index))
     }
 
-    #[cold]
-    fn other<'a>(
-        rules: &Rules,
-        (made_for, masks): &'a mut (Shape, Masks),
-        shape: Shape,
-    ) -> &'a Masks {
-        if *made_for != shape {
-            *made_for = shape;
-            *masks = Masks::new(rules, shape);
+    fn get(&mut self, rules: &Rules, flow: &Flow) -> &Masks {
+        let Self { common, other } = self;
+        if let Some(masks) = common.get(usize::from(flow.masks)) {
+            return masks;
         }
-        masks
+        if (other.0, other.1) != (flow.personality, flow.shape) {
+            *other = (flow.personality, flow.shape, Masks::new(rules, flow.shape));
+        }
+        &other.2
     }
 }

@@ -5,9 +5,10 @@
 //! under the union of the fields' masks, made once from the same table; only
 //! when that fails are the lines asked one by one. So the two cannot disagree.
 
-use crate::packet::{HEADER_ROOM, L3_AT, Net};
+use super::table::Flow;
+use crate::packet::{HEADER_ROOM, L3_AT, Net, Packet};
 use crate::reasons;
-use crate::superpacket::{FIN, PSH};
+use crate::superpacket::{CWR, FIN, PSH};
 
 reasons! {
     /// Why did an aggregate, or a single packet held to become one, end?
@@ -38,8 +39,12 @@ reasons! {
         OptionsLengthChanged = "options_length_changed",
         /// A TCP option byte changed, such as a timestamp.
         OptionsChanged = "options_changed",
+        /// A timestamp older than the one before it.
+        TimestampOld = "timestamp_old",
         /// The urgent pointer changed.
         UrgentPointerChanged = "urgent_pointer_changed",
+        /// The IPv6 flow label changed.
+        FlowLabelChanged = "flow_label_changed",
         /// Time to live or hop limit changed.
         TtlChanged = "ttl_changed",
         /// DSCP changed.
@@ -52,9 +57,15 @@ reasons! {
         IpIdIrregular = "ip_id_irregular",
         /// A packet of the flow without payload.
         PureAck = "pure_ack",
-        /// SYN, RST or URG on a packet of the flow.
+        /// SYN, RST or URG on a packet of the flow, or another flag that its personality never merges.
         Control = "control",
-        /// A packet of the flow that was already a super-packet.
+        /// A packet of the flow that its personality never merges: options, extension headers, marks.
+        Exception = "exception",
+        /// A datagram of the flow without payload.
+        EmptyDatagram = "empty_datagram",
+        /// As many datagrams as a receiver accepts in one.
+        DatagramLimit = "datagram_limit",
+        /// A packet of the flow that was already a super-packet, and could not join.
         SuperPacket = "super_packet",
         /// A packet of the flow with a wrong checksum, or one that could not be checked.
         BadChecksum = "bad_checksum",
@@ -72,28 +83,48 @@ reasons! {
     pub enum Alone in "coalesce_alone" {
         /// Neither IPv4 nor IPv6, or a network header that is not one.
         NotIp = "not_ip",
-        /// IP, but not TCP.
+        /// IP, but neither TCP nor UDP; or UDP towards a port whose personality merges none.
         NotTcp = "not_tcp",
         /// TCP that could not be parsed: a fragment, a length that lies, IPv6 extension headers
         /// that could not be followed.
         TcpUnreadable = "tcp_unreadable",
+        /// UDP that could not be parsed: a fragment, or a length that lies.
+        UdpUnreadable = "udp_unreadable",
         /// IPv4 options.
         IpOptions = "ip_options",
+        /// IPv6 extension headers, towards a port whose personality merges none.
+        Ipv6Extensions = "extension_headers",
         /// The IPv4 header checksum is wrong, or the negative zero that could not be recreated.
         IpChecksum = "ip_checksum",
         /// A reserved bit of the IPv4 flags.
         IpFlags = "ip_flags",
         /// The TCP checksum is wrong, or its bytes are not there.
         TcpChecksum = "tcp_checksum",
-        /// The partial checksum is not TCP's own.
+        /// The UDP checksum is wrong, or its bytes are not there.
+        UdpChecksum = "udp_checksum",
+        /// UDP without a checksum.
+        UdpNoChecksum = "udp_no_checksum",
+        /// The partial checksum is not the transport's own.
         ForeignCsum = "foreign_csum",
-        /// Already a super-packet.
+        /// Already a super-packet, and not one that can be made longer.
         AlreadyMerged = "already_merged",
-        /// No payload.
+        /// TCP without payload.
         PureAck = "pure_ack",
-        /// SYN, RST or URG.
+        /// UDP without payload.
+        EmptyDatagram = "empty_datagram",
+        /// SYN, RST or URG, or another flag that the out port's personality never merges.
         Control = "control",
-        /// PSH or FIN with nothing held before it: there is nothing to wait for.
+        /// TCP options other than the usual timestamps, towards a port whose personality merges none.
+        TcpOptions = "tcp_options",
+        /// A congestion mark that merging would hide.
+        CongestionMark = "congestion_mark",
+        /// CWR under a policy that never merges it.
+        Cwr = "cwr",
+        /// DF clear, for QEMU's rules.
+        MayFragment = "may_fragment",
+        /// It did not fit what was held, and by QEMU's rules begins nothing.
+        AfterMismatch = "after_mismatch",
+        /// PSH, FIN or a short last segment with nothing held before it: there is nothing to wait for.
         LastOfItsTrain = "last_of_its_train",
         /// Fewer payload bytes than a receiver allows as a segment size.
         TinyPayload = "tiny_payload",
@@ -105,9 +136,10 @@ reasons! {
 pub enum Field {
     /// MAC addresses and EtherType.
     Link,
-    /// IP version and IPv4 header length, protocol, addresses; the IPv6 flow
-    /// label and all extension headers.
+    /// IP version and IPv4 header length, protocol, addresses, and all IPv6 extension headers.
     NetworkKey,
+    /// The IPv6 flow label.
+    FlowLabel,
     /// Source and destination port.
     Ports,
     /// Upper six bits of TOS or traffic class.
@@ -122,8 +154,10 @@ pub enum Field {
     Ack,
     /// TCP data offset.
     DataOffset,
-    /// All TCP flags and reserved bits but PSH and FIN.
+    /// All TCP flags and reserved bits but PSH, FIN and CWR.
     Flags,
+    /// CWR; not compared where [`Rules::cwr`] says otherwise.
+    Cwr,
     /// TCP window.
     Window,
     /// TCP urgent pointer.
@@ -138,6 +172,17 @@ pub enum IpIdRule {
     /// The second packet decides: the same ID means fixed for good, the next one
     /// incrementing (Linux 6.18 `include/net/gro.h` `inet_gro_flush`). DF plays no part.
     FixedOrIncrementing,
+    /// Not looked at; the first is kept.
+    Free,
+}
+
+/// Which payload sizes an aggregate may have.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Sizes {
+    /// All equal; the last may be shorter.
+    Equal,
+    /// Any. The largest is the aggregate's segment size.
+    Free,
 }
 
 /// When the arriving packet ends the aggregate it has just joined.
@@ -151,21 +196,172 @@ pub struct EndsAfter {
     pub shorter: bool,
 }
 
+/// What CWR does. The segmenter is told with each aggregate ([`crate::pending::Cwr`]).
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum CwrRule {
+    /// Compared like any other flag: set on all packets of an aggregate, or on
+    /// none (the AccECN rule of Linux 7.x).
+    Equal,
+    /// The first packet may have it, no other (RFC 3168; Linux up to 6.12).
+    FirstOnly,
+    /// A packet with it stays alone (Linux 6.18).
+    Never,
+}
+
+/// What becomes of the values that moved from packet to packet.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Moving {
+    /// None may move: all are compared.
+    Nothing,
+    /// Acknowledgement, window and timestamps: the last one's. Timestamps must not go back.
+    LastWins,
+}
+
+/// What the aggregate's PSH says.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Push {
+    /// Set if any packet had it.
+    Or,
+    /// The first packet's.
+    First,
+    /// The last packet's, with all its other flags.
+    Last,
+}
+
+/// Which time to live, or hop limit, is kept.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Ttl {
+    /// The first packet's.
+    First,
+    /// The least of all.
+    Minimum,
+}
+
+/// Which TCP options an aggregate may have.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum TcpOptions {
+    /// Any, compared byte by byte.
+    Any,
+    /// None, or NOP, NOP, timestamps (RFC 7323 appendix A).
+    Timestamps,
+    /// None.
+    None,
+}
+
+/// Which congestion marks of the IP header keep a packet alone.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum MarksRefused {
+    /// None of them.
+    None,
+    /// "Congestion experienced" (RFC 3168 section 5).
+    Ce,
+    /// Any value but zero.
+    All,
+}
+
+/// What a pure ACK does to the held aggregate that it follows.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum AckFold {
+    /// The aggregate takes its window, or its acknowledgement too; the packet is
+    /// gone, and not counted as a segment.
+    Values,
+    /// The same, and it counts as a segment.
+    Segment,
+}
+
+/// How UDP is merged.
+#[derive(Copy, Clone, Debug)]
+pub struct UdpRules {
+    /// Fields that must be equal, and the name of a difference.
+    pub equal: &'static [(Field, End)],
+    /// The IPv4 ID.
+    pub ip_id: IpIdRule,
+    /// Datagrams without a checksum are merged too.
+    pub without_checksum: bool,
+    /// Most datagrams of an aggregate.
+    pub datagrams_max: u16,
+}
+
 /// A personality: what it merges and when it stops.
-#[derive(Debug)]
+#[derive(Copy, Clone, Debug)]
 pub struct Rules {
     /// As in the configuration.
     pub name: &'static str,
+    /// Whose behaviour it is.
+    pub model: &'static str,
+    /// Segmentation gives back what was merged, byte for byte. What is not
+    /// lossless must reach the host that ends the connection, by one port only.
+    pub lossless: bool,
     /// Fields that tell flows apart: a difference ends nothing.
     pub key: &'static [Field],
     /// Fields that must be equal to merge, and the name of a difference. Asked in this order.
     pub equal: &'static [(Field, End)],
     /// The IPv4 ID.
     pub ip_id: IpIdRule,
+    /// Payload sizes.
+    pub sizes: Sizes,
+    /// CWR.
+    pub cwr: CwrRule,
+    /// TCP flags that keep a packet alone.
+    pub flags_refused: u8,
+    /// TCP flags without which a packet stays alone.
+    pub flags_required: u8,
+    /// TCP options.
+    pub options: TcpOptions,
+    /// IPv6 extension headers may be merged, if they are identical.
+    pub ipv6_extensions: bool,
+    /// IP congestion marks.
+    pub marks_refused: MarksRefused,
+    /// IPv4 packets that may be fragmented (DF clear) stay alone.
+    pub df_required: bool,
+    /// Acknowledgement, window, timestamps.
+    pub moving: Moving,
+    /// PSH of the aggregate.
+    pub push: Push,
+    /// Time to live of the aggregate.
+    pub ttl: Ttl,
+    /// What a pure ACK does to what is held; `None`: it ends it and goes behind it.
+    pub pure_ack: fn(&Held<'_>, &Packet) -> Option<AckFold>,
+    /// A packet that does not fit what was held begins anew.
+    pub restarts: bool,
     /// What ends an aggregate after it was merged.
     pub ends_after: EndsAfter,
+    /// Super-packets of a trusted sender are merged further.
+    pub two_stage: bool,
     /// Largest network packet, header included, in bytes.
     pub l3_total_max: usize,
+    /// UDP, if it is merged.
+    pub udp: Option<UdpRules>,
+}
+
+/// A held aggregate, as a personality's own function sees it.
+#[derive(Debug)]
+pub struct Held<'a> {
+    pub(crate) head: &'a Packet,
+    pub(crate) flow: &'a Flow,
+}
+
+impl Rules {
+    /// Whether comparing headers, sequence, ID and size is all there is to do.
+    pub(crate) fn is_plain(&self) -> bool {
+        let recreated = self.ip_id == IpIdRule::FixedOrIncrementing && self.sizes == Sizes::Equal;
+        let udp = self
+            .udp
+            .is_none_or(|udp| udp.ip_id == self.ip_id && !udp.without_checksum);
+        self.lossless && recreated && udp && self.cwr == CwrRule::Equal
+    }
+
+    /// The lines that apply to packets of that shape.
+    pub(crate) fn lines(&self, shape: Shape) -> impl Iterator<Item = (Field, End)> + use<> {
+        let lines = match (shape.is_udp(), &self.udp) {
+            (false, _) => self.equal,
+            (true, Some(udp)) => udp.equal,
+            (true, None) => &[],
+        };
+        let cwr = self.cwr == CwrRule::Equal;
+        let applies = move |(field, _): &(Field, End)| cwr || *field != Field::Cwr;
+        lines.iter().copied().filter(applies)
+    }
 }
 
 /// Where the headers of a held packet stand.
@@ -174,6 +370,23 @@ pub(crate) struct Shape {
     pub(crate) net: Net,
     pub(crate) l3_len: u8,
     pub(crate) l4_len: u8,
+}
+
+impl Shape {
+    #[inline(always)]
+    pub(crate) fn of(packet: &Packet) -> Self {
+        Self {
+            net: packet.layers.net,
+            l3_len: packet.layers.l3_len,
+            l4_len: packet.layers.l4_len,
+        }
+    }
+
+    /// No TCP header is so short; UDP's always is.
+    #[inline(always)]
+    pub(crate) fn is_udp(self) -> bool {
+        self.l4_len < 20
+    }
 }
 
 /// One bit per compared header bit.
@@ -201,10 +414,13 @@ impl Field {
             }
             Field::NetworkKey => {
                 set(l3, l3 + 1, 0xf0);
-                set(l3 + 1, l3 + 2, 0x0f);
-                set(l3 + 2, l3 + 4, 0xff);
                 set(l3 + 6, l3 + 7, 0xff);
                 set(l3 + 8, l4, 0xff);
+            }
+            Field::FlowLabel if v4 => {}
+            Field::FlowLabel => {
+                set(l3 + 1, l3 + 2, 0x0f);
+                set(l3 + 2, l3 + 4, 0xff);
             }
             Field::Ports => set(l4, l4 + 4, 0xff),
             Field::Dscp if v4 => set(l3 + 1, l3 + 2, 0xfc),
@@ -222,8 +438,9 @@ impl Field {
             Field::DataOffset => set(l4 + 12, l4 + 13, 0xf0),
             Field::Flags => {
                 set(l4 + 12, l4 + 13, 0x0f);
-                set(l4 + 13, l4 + 14, !(PSH | FIN));
+                set(l4 + 13, l4 + 14, !(PSH | FIN | CWR));
             }
+            Field::Cwr => set(l4 + 13, l4 + 14, CWR),
             Field::Window => set(l4 + 14, l4 + 16, 0xff),
             Field::UrgentPointer => set(l4 + 18, l4 + 20, 0xff),
             Field::Options => set(l4 + 20, end, 0xff),
@@ -269,7 +486,7 @@ impl Masks {
             merge(&mut key, &field.mask(shape));
         }
         let mut all = key;
-        for (field, _) in rules.equal {
+        for (field, _) in rules.lines(shape) {
             merge(&mut all, &field.mask(shape));
         }
         Self { all, key }

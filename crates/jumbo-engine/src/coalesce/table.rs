@@ -27,14 +27,28 @@ pub(crate) struct Flow {
     pub(crate) seq_next: u32,
     /// Network header and all behind it, so far; bytes.
     pub(crate) l3_total: u32,
-    /// Payload of the first packet, bytes.
+    /// The longest it may become; bytes.
+    pub(crate) l3_total_max: u32,
+    /// Segment size: payload of the first packet, or the largest so far; bytes.
     pub(crate) size: u16,
     pub(crate) segments: u16,
+    /// The most there may be.
+    pub(crate) segments_max: u16,
+    /// Segments of the first packet.
+    pub(crate) segments_first: u16,
     pub(crate) id_first: u16,
     pub(crate) id_rule: IdRule,
     /// PSH and FIN of the packets merged so far.
     pub(crate) last_flags: u8,
     pub(crate) shape: Shape,
+    /// Where its masks are.
+    pub(crate) masks: u16,
+    /// By which of the coalescer's tables.
+    pub(crate) personality: u8,
+    /// Under plain rules ([`super::Rules::is_plain`]).
+    pub(crate) plain: bool,
+    /// Pure ACKs whose values it took over.
+    pub(crate) acks: u16,
     /// Hash of the address pair.
     pub(crate) pair: u32,
     set: u16,
@@ -83,61 +97,70 @@ pub(crate) struct Table {
 pub(crate) struct FlowId(u16);
 
 impl Flow {
+    /// A flow of one packet, under rules still to be said.
     pub(crate) fn new(head: PacketId, packet: &Packet, out: u32, pair: u32) -> Self {
-        let layers = packet.layers;
+        let (size, id_rule) = match packet.pending.gso {
+            None => (packet.payload_len as u16, IdRule::Undecided),
+            Some(gso) if gso.fixed_id => (gso.size, IdRule::Fixed),
+            Some(gso) => (gso.size, IdRule::Incrementing),
+        };
         Self {
             head,
             out,
-            seq_next: packet
-                .be32(packet.l4_at() + 4)
-                .wrapping_add(packet.payload_len),
+            seq_next: packet.tcp_seq().wrapping_add(packet.payload_len),
             l3_total: packet.l3_total_len() as u32,
-            size: packet.payload_len as u16,
-            segments: 1,
+            size,
+            segments: packet.segments(),
+            segments_first: packet.segments(),
             id_first: packet.be16(L3_AT + 4),
-            id_rule: IdRule::Undecided,
-            last_flags: 0,
-            shape: Shape {
-                net: layers.net,
-                l3_len: layers.l3_len,
-                l4_len: layers.l4_len,
-            },
+            id_rule,
+            shape: Shape::of(packet),
             pair,
-            set: 0,
-            way: 0,
-            older: NONE,
-            newer: NONE,
-            born: 0,
+            ..Self::BLANK
         }
+    }
+
+    const BLANK: Self = Self {
+        head: PacketId(0),
+        out: 0,
+        seq_next: 0,
+        l3_total: 0,
+        l3_total_max: 0,
+        size: 0,
+        segments: 0,
+        segments_first: 0,
+        segments_max: u16::MAX,
+        id_first: 0,
+        id_rule: IdRule::Undecided,
+        last_flags: 0,
+        shape: Shape {
+            net: Net::None,
+            l3_len: 0,
+            l4_len: 0,
+        },
+        masks: 0,
+        personality: 0,
+        plain: false,
+        acks: 0,
+        pair: 0,
+        set: 0,
+        way: 0,
+        older: NONE,
+        newer: NONE,
+        born: 0,
+    };
+
+    /// Whether anything joined the first packet.
+    #[inline(always)]
+    pub(crate) fn is_aggregate(&self) -> bool {
+        self.segments != self.segments_first || self.acks != 0
     }
 }
 
 impl Table {
     pub(crate) fn new(flows: usize, seed: u64) -> Self {
         let flows = flows.clamp(1, FLOWS_MAX);
-        let blank = Flow {
-            head: PacketId(0),
-            out: 0,
-            seq_next: 0,
-            l3_total: 0,
-            size: 0,
-            segments: 0,
-            id_first: 0,
-            id_rule: IdRule::Undecided,
-            last_flags: 0,
-            shape: Shape {
-                net: Net::None,
-                l3_len: 0,
-                l4_len: 0,
-            },
-            pair: 0,
-            set: 0,
-            way: 0,
-            older: NONE,
-            newer: NONE,
-            born: 0,
-        };
-        let mut slab = vec![blank; flows].into_boxed_slice();
+        let mut slab = vec![Flow::BLANK; flows].into_boxed_slice();
         for (i, flow) in slab.iter_mut().enumerate() {
             flow.newer = if i + 1 < flows { i as u16 + 1 } else { NONE };
         }

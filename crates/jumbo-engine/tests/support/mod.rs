@@ -1,14 +1,15 @@
 //! One burst through the engine, with every packet traced from its input to what left.
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
+pub(crate) mod lossy;
 pub(crate) mod reference;
 
 use jumbo_engine::arena::{Admitted, Arena, SliceMemory};
 use jumbo_engine::checksum::Kernels;
-use jumbo_engine::coalesce::{Alone, CoalesceStats, Coalescer, End, GRO, Offer, Ready};
+use jumbo_engine::coalesce::{Alone, CoalesceStats, Coalescer, End, GRO, Offer, Ready, Rules};
 use jumbo_engine::complete::{Fault, Plan, complete, plan};
 use jumbo_engine::packet::{Frag, Link, Packet};
-use jumbo_engine::pending::{Caps, Csum, Gso, GsoKind};
+use jumbo_engine::pending::{Caps, Csum, Gso, GsoKind, Lossy};
 use jumbo_engine::reason::Reason;
 use jumbo_engine::vnet::{HeaderFault, Trust, VnetHeader};
 use jumbo_testkit::oracle;
@@ -59,6 +60,7 @@ pub(crate) struct Delivered {
     pub(crate) whole: Vec<u8>,
     pub(crate) csum: Csum,
     pub(crate) gso: Option<Gso>,
+    pub(crate) lossy: Option<Lossy>,
     /// As it leaves to a port that takes nothing.
     pub(crate) finished: Vec<Vec<u8>>,
 }
@@ -86,10 +88,15 @@ impl Rig {
     }
 
     pub(crate) fn with_flows(flows: usize) -> Self {
+        Self::with_rules(&GRO, flows)
+    }
+
+    /// Under another table.
+    pub(crate) fn with_rules(rules: &Rules, flows: usize) -> Self {
         Self {
             memory: Vec::new(),
             arena: Arena::new(256, 2048),
-            gro: Coalescer::new(&GRO, flows, 0x5eed),
+            gro: Coalescer::new(rules, flows, 0x5eed),
             places: Vec::new(),
             whys: Vec::new(),
             done: Vec::new(),
@@ -126,8 +133,14 @@ impl Rig {
             Offer::Merged => {}
             Offer::Hold(slot) => {
                 let before = self.gro.stats().clone();
-                self.gro.hold(&mut self.arena, admitted.id, slot, index);
+                let memory = SliceMemory::new(&self.memory, Kernels::portable());
+                let arena = &mut self.arena;
+                let held = self.gro.hold(arena, admitted.id, slot, index, &memory);
                 self.note_ended(&before);
+                if let Err(alone) = held {
+                    self.gro.ready().push(Ready::alone(admitted.id, index));
+                    self.whys.push(Why::Alone(alone));
+                }
             }
             Offer::Alone(alone) => {
                 self.gro.ready().push(Ready::alone(admitted.id, index));
@@ -187,6 +200,7 @@ impl Rig {
             whole,
             csum: packet.pending().csum,
             gso: packet.pending().gso,
+            lossy: packet.pending().lossy,
             finished: finished.into_iter().map(|(_, bytes)| bytes).collect(),
         }
     }
@@ -257,7 +271,11 @@ pub(crate) fn burst(inputs: &[Input]) -> Vec<Delivered> {
 }
 
 pub(crate) fn burst_of(flows: usize, inputs: &[Input]) -> Vec<Delivered> {
-    let mut rig = Rig::with_flows(flows);
+    burst_under(&GRO, flows, inputs)
+}
+
+pub(crate) fn burst_under(rules: &Rules, flows: usize, inputs: &[Input]) -> Vec<Delivered> {
+    let mut rig = Rig::with_rules(rules, flows);
     for input in inputs {
         rig.offer(input).expect("a sound packet");
     }

@@ -1,7 +1,7 @@
 //! GRO as one would explain it: a list of held flows, all rules asked one by one over packets that
 //! the testkit parsed. Slow, and shares no code with the engine. From Linux 6.18
-//! `dev_gro_receive`, `inet_gro_receive`, `ipv6_gro_receive`, `tcp_gro_receive` and
-//! `skb_gro_receive`, with the three differences that `coalesce/gro.rs` states.
+//! `dev_gro_receive`, `inet_gro_receive`, `ipv6_gro_receive`, `tcp_gro_receive`,
+//! `udp_gro_receive_segment` and `skb_gro_receive`, with the three differences that `coalesce/gro.rs` states.
 
 use super::{Input, Why, oracle_link};
 use jumbo_engine::coalesce::{Alone, End};
@@ -33,7 +33,7 @@ struct Key {
     addresses: (Vec<u8>, Vec<u8>),
     label: u32,
     extensions: Vec<(u8, Vec<u8>)>,
-    ports: (u16, u16),
+    ports: (u8, u16, u16),
 }
 
 #[derive(Default)]
@@ -56,7 +56,8 @@ impl Reference {
             Net::Ipv6(ip) => ip.proto,
             _ => unreachable!("it has addresses"),
         };
-        if protocol != 6 {
+        let unreadable = packet.tcp().is_none() && packet.udp().is_none();
+        if !matches!(protocol, 6 | 17) || (protocol == 17 && unreadable && !is_fragment(&packet)) {
             return self.alone(index, Alone::NotTcp);
         }
         if let Some(alone) = refused_below_tcp(input, &packet) {
@@ -106,19 +107,22 @@ impl Reference {
     }
 
     fn begin(&mut self, index: usize, key: Key, head: Parsed) {
-        let tcp = head.tcp().expect("TCP");
         let size = head.end - head.payload_at;
-        if tcp.flags & (PSH | FIN) != 0 {
-            return self.alone(index, Alone::LastOfItsTrain);
-        }
-        if size < 8 {
-            return self.alone(index, Alone::TinyPayload);
+        let mut seq_next = 0;
+        if let Some(tcp) = head.tcp() {
+            if tcp.flags & (PSH | FIN) != 0 {
+                return self.alone(index, Alone::LastOfItsTrain);
+            }
+            if size < 8 {
+                return self.alone(index, Alone::TinyPayload);
+            }
+            seq_next = tcp.seq.wrapping_add(size as u32);
         }
         self.held.push(Held {
             members: vec![index],
             key,
             size,
-            seq_next: tcp.seq.wrapping_add(size as u32),
+            seq_next,
             l3_total: head.end - head.l3_at,
             id_fixed: None,
             head,
@@ -134,7 +138,7 @@ impl Reference {
         held.members.push(index);
         held.seq_next = held.seq_next.wrapping_add(size as u32);
         held.l3_total += size;
-        let flags = packet.tcp().expect("TCP").flags;
+        let flags = packet.tcp().map_or(0, |tcp| tcp.flags);
         let mut ends = Vec::new();
         ends.extend((flags & PSH != 0).then_some(End::Push));
         ends.extend((flags & FIN != 0).then_some(End::Fin));
@@ -155,9 +159,18 @@ pub(crate) fn keep_order(earlier: &Input, later: &Input) -> bool {
         return false;
     };
     let refused = refused_below_tcp(earlier, &a).or(refused_below_tcp(later, &b));
-    match (a.tcp(), b.tcp()) {
-        (Some(_), Some(_)) if refused.is_some() => a_pair == b_pair,
-        (Some(_), Some(_)) => key(earlier, &a, a_pair) == key(later, &b, b_pair),
+    let has_ports = |packet: &Parsed| packet.tcp().is_some() || packet.udp().is_some();
+    match (has_ports(&a), has_ports(&b)) {
+        (true, true) if refused.is_some() => a_pair == b_pair,
+        (true, true) => key(earlier, &a, a_pair) == key(later, &b, b_pair),
+        _ => false,
+    }
+}
+
+fn is_fragment(packet: &Parsed) -> bool {
+    match &packet.net {
+        Net::Ipv4(ip) => ip.fragment.is_fragment(),
+        Net::Ipv6(ip) => ip.fragment.is_some(),
         _ => false,
     }
 }
@@ -173,8 +186,9 @@ fn addresses(packet: &Parsed) -> Option<(Vec<u8>, Vec<u8>)> {
 /// IP options, fragments and wrong IPv4 headers: the network layer's refusals.
 fn refused_below_tcp(input: &Input, packet: &Parsed) -> Option<Alone> {
     match &packet.net {
-        Net::Ipv4(ip) if ip.fragment.is_fragment() => Some(Alone::TcpUnreadable),
-        Net::Ipv6(ip) if ip.fragment.is_some() => Some(Alone::TcpUnreadable),
+        Net::Ipv4(ip) if is_fragment(packet) && ip.proto == 17 => Some(Alone::UdpUnreadable),
+        Net::Ipv6(ip) if is_fragment(packet) && ip.proto == 17 => Some(Alone::UdpUnreadable),
+        _ if is_fragment(packet) => Some(Alone::TcpUnreadable),
         Net::Ipv4(ip) if !ip.options.is_empty() => Some(Alone::IpOptions),
         Net::Ipv4(ip) if ip.reserved => Some(Alone::IpFlags),
         Net::Ipv4(ip) => {
@@ -187,7 +201,6 @@ fn refused_below_tcp(input: &Input, packet: &Parsed) -> Option<Alone> {
 
 /// TCP's own refusals, and what each ends its flow for.
 fn refused(input: &Input, packet: &Parsed) -> Option<(Alone, End)> {
-    let tcp = packet.tcp().expect("TCP");
     let (flags, gso) = match &input.vnet {
         Some((header, _)) => (header.flags, header.gso_type != 0),
         None => (0, false),
@@ -195,6 +208,9 @@ fn refused(input: &Input, packet: &Parsed) -> Option<(Alone, End)> {
     if gso {
         return Some((Alone::AlreadyMerged, End::SuperPacket));
     }
+    let Some(tcp) = packet.tcp() else {
+        return udp_refused(input, packet, flags);
+    };
     if tcp.flags & (SYN | RST | URG) != 0 {
         return Some((Alone::Control, End::Control));
     }
@@ -210,26 +226,54 @@ fn refused(input: &Input, packet: &Parsed) -> Option<(Alone, End)> {
     (!right || tcp.check == 0xFFFF).then_some((Alone::TcpChecksum, End::BadChecksum))
 }
 
+fn udp_refused(input: &Input, packet: &Parsed, flags: u8) -> Option<(Alone, End)> {
+    if packet.payload_at == packet.end {
+        return Some((Alone::EmptyDatagram, End::EmptyDatagram));
+    }
+    if flags & oracle::vnet_flags::NEEDS_CSUM != 0 {
+        return None;
+    }
+    if packet.udp().expect("UDP").check == 0 {
+        return Some((Alone::UdpNoChecksum, End::BadChecksum));
+    }
+    let believed = matches!(input.vnet, Some((_, Trust::Kernel)))
+        && flags & oracle::vnet_flags::DATA_VALID != 0;
+    let right = believed || oracle::verify_l4(oracle_link(input.link), &input.bytes).is_ok();
+    (!right).then_some((Alone::UdpChecksum, End::BadChecksum))
+}
+
 fn key(input: &Input, packet: &Parsed, addresses: (Vec<u8>, Vec<u8>)) -> Key {
     let (label, extensions) = match &packet.net {
         Net::Ipv6(ip) => (ip.flow_label, ip.extensions.clone()),
         _ => (0, Vec::new()),
     };
-    let tcp = packet.tcp().expect("TCP");
+    let ports = match &packet.transport {
+        Transport::Tcp(tcp) => (6, tcp.src_port, tcp.dst_port),
+        Transport::Udp(udp) => (17, udp.src_port, udp.dst_port),
+        _ => unreachable!("it has ports"),
+    };
     Key {
         link: input.bytes[..packet.l3_at].to_vec(),
         addresses,
         label,
         extensions,
-        ports: (tcp.src_port, tcp.dst_port),
+        ports,
     }
 }
 
 /// Every reason why the packet cannot join; none, and it must.
 fn differences(held: &Held, packet: &Parsed) -> Vec<End> {
     let mut ends = network_differences(held, packet);
+    let size = packet.end - packet.payload_at;
+    if packet.udp().is_some() {
+        let mut ask = |differs: bool, end: End| ends.extend(differs.then_some(end));
+        ask(size > held.size, End::LargerSegment);
+        ask(held.members.len() >= 64, End::DatagramLimit);
+        ask(held.l3_total + size > 65535, End::SizeLimit);
+        return ends;
+    }
     let (Transport::Tcp(a), Transport::Tcp(b)) = (&held.head.transport, &packet.transport) else {
-        unreachable!("only TCP is held");
+        unreachable!("the key has the protocol");
     };
     let mut ask = |differs: bool, end: End| ends.extend(differs.then_some(end));
     ask(a.ack != b.ack, End::AckChanged);
@@ -239,7 +283,6 @@ fn differences(held: &Held, packet: &Parsed) -> Vec<End> {
     ask(a.header_len != b.header_len, End::OptionsLengthChanged);
     ask(a.options != b.options, End::OptionsChanged);
     ask(a.urgent != b.urgent, End::UrgentPointerChanged);
-    let size = packet.end - packet.payload_at;
     let ahead = b.seq.wrapping_sub(held.seq_next).cast_signed();
     ask(ahead > 0, End::SequenceGap);
     ask(ahead < 0, End::SequenceOld);

@@ -63,6 +63,54 @@ pub(super) fn fill(devices: &mut [Device]) {
     }
 }
 
+/// Asks about one device, with questions to that device only.
+pub(super) fn fill_one(device: &mut Device) {
+    let family = Family::open("ethtool");
+    let ask = |command| one(&family, command, device.index);
+    let had = |source: &str| format!("ethtool {source} {}", device.name);
+    let features_of = ask(FEATURES_GET).and_then(|answer| answer.ok_or_else(refused));
+    let features = Datum::from_result(
+        features_of.map(|answer| features(&answer)),
+        had("FEATURES_GET"),
+    );
+    let channels = Datum::from_result(
+        ask(CHANNELS_GET).map(|answer| answer.and_then(|answer| channels(&answer))),
+        had("CHANNELS_GET"),
+    );
+    let coalesce = Datum::from_result(
+        ask(COALESCE_GET).map(|answer| answer.and_then(|answer| coalesce(&answer))),
+        had("COALESCE_GET"),
+    );
+    let rings = Datum::from_result(
+        ask(RINGS_GET).map(|answer| answer.and_then(|answer| rings(&answer))),
+        had("RINGS_GET"),
+    );
+    (device.features, device.channels) = (features, channels);
+    (device.coalesce, device.rings) = (coalesce, rings);
+    device.rss = receive_scaling(&family, device);
+}
+
+/// One device's features, asked again.
+pub(super) fn features_of(index: u32) -> Option<Features> {
+    let answer = one(&Family::open("ethtool"), FEATURES_GET, index).ok()??;
+    Some(features(&answer))
+}
+
+fn refused() -> io::Error {
+    io::Error::from_raw_os_error(EOPNOTSUPP)
+}
+
+/// One device's answer; None where the driver has no such thing.
+fn one(family: &io::Result<Family>, command: u8, index: u32) -> io::Result<Option<Vec<u8>>> {
+    let family = family.as_ref().map_err(again)?;
+    let which = Builder::default().u32(HEADER_DEV_INDEX, index);
+    match family.ask(&question(command).nest(HEADER, which), Answers::One) {
+        Ok(answers) => Ok(answers.into_iter().next()),
+        Err(error) if error.raw_os_error() == Some(EOPNOTSUPP) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn not_there<T>(place: &str) -> Datum<T> {
     Datum::unknown(format_args!(
         "{place}: the kernel did not answer for this device"

@@ -30,12 +30,7 @@ const SYSCTLS: [&str; 14] = [
 
 /// Everything but devices and processes.
 pub(super) fn read(files: &Files) -> Snapshot {
-    let sysctl = |name: &&str| {
-        let path = format!("sys/{}", name.replace('.', "/"));
-        let value = files.optional(files.proc(&path), &format!("/proc/{path}"));
-        (name.to_string(), value)
-    };
-
+    let sysctl = |name: &&str| (name.to_string(), sysctl(files, name));
     Snapshot {
         uptime_ms: uptime_ms(files),
         hostname: files.proc("sys/kernel/hostname"),
@@ -53,6 +48,12 @@ pub(super) fn read(files: &Files) -> Snapshot {
     }
 }
 
+/// A file below `/proc/sys`, by its dotted name.
+pub(super) fn sysctl(files: &Files, name: &str) -> Datum<Option<String>> {
+    let path = format!("sys/{}", name.replace('.', "/"));
+    files.optional(files.proc(&path), &format!("/proc/{path}"))
+}
+
 fn uptime_ms(files: &Files) -> u64 {
     let text = files.proc("uptime");
     let seconds = text
@@ -64,7 +65,7 @@ fn uptime_ms(files: &Files) -> u64 {
 
 /// A sysctl that only the first namespace has (net/core/sysctl_net_core.c, net_core_table). Comparing with
 /// `/proc/1/ns/net` would need privileges.
-fn initial_namespace(files: &Files) -> Datum<bool> {
+pub(super) fn initial_namespace(files: &Files) -> Datum<bool> {
     let path = "sys/net/core/netdev_max_backlog";
     files
         .optional(files.proc(path), &format!("/proc/{path}"))
@@ -165,18 +166,22 @@ pub(super) fn softnet(text: &str) -> Result<Vec<SoftnetCpu>, &'static str> {
 
 /// Columns are the processors of the header line, not their number in it.
 pub(super) fn net_rx(text: &str) -> Result<BTreeMap<u32, u64>, &'static str> {
+    softirq(text, "NET_RX:").ok_or("no line NET_RX")
+}
+
+/// One kind of soft interrupt, by processor.
+pub(super) fn softirq(text: &str, kind: &str) -> Option<BTreeMap<u32, u64>> {
     let header = text.lines().next().unwrap_or_default();
     let cpus = header
         .split_whitespace()
         .filter_map(|name| name.strip_prefix("CPU")?.parse().ok());
     let line = text
         .lines()
-        .find_map(|line| line.trim_start().strip_prefix("NET_RX:"));
-    let counts = line
-        .ok_or("no line NET_RX")?
+        .find_map(|line| line.trim_start().strip_prefix(kind));
+    let counts = line?
         .split_whitespace()
         .filter_map(|count| count.parse().ok());
-    Ok(cpus.zip(counts).collect())
+    Some(cpus.zip(counts).collect())
 }
 
 pub(super) fn ticks(text: &str) -> Result<BTreeMap<u32, CpuTicks>, &'static str> {
@@ -205,11 +210,12 @@ pub(super) fn ticks(text: &str) -> Result<BTreeMap<u32, CpuTicks>, &'static str>
     }
 }
 
-fn irqs(files: &Files) -> Datum<BTreeMap<u32, Irq>> {
+pub(super) fn irqs(files: &Files) -> Datum<BTreeMap<u32, Irq>> {
     let mut irqs = parsed_by(files.proc("interrupts"), interrupts);
     if let Datum::Known { value, .. } = &mut irqs {
         for (number, irq) in value {
             irq.effective = parsed(files.proc(&format!("irq/{number}/effective_affinity_list")));
+            irq.affinity = parsed(files.proc(&format!("irq/{number}/smp_affinity_list")));
         }
     }
     irqs
@@ -229,14 +235,14 @@ pub(super) fn interrupts(text: &str) -> Result<BTreeMap<u32, Irq>, &'static str>
         let irq = Irq {
             name: words.last()?.to_string(),
             count: counts.sum(),
-            effective: Datum::default(),
+            ..Irq::default()
         };
         Some((number.trim().parse().ok()?, irq))
     };
     Ok(lines.filter_map(one).collect())
 }
 
-fn protocols(files: &Files) -> Datum<Protocols> {
+pub(super) fn protocols(files: &Files) -> Datum<Protocols> {
     let (snmp, netstat) = (files.proc("net/snmp"), files.proc("net/netstat"));
     let (Some(snmp_text), Some(netstat_text)) = (snmp.ok(), netstat.ok()) else {
         return parsed_by(snmp, |_| Err("/proc/net/netstat cannot be read"));

@@ -48,7 +48,7 @@ pub(super) fn fill(devices: &mut [Device], files: &Files, host: &mut Snapshot) {
 }
 
 /// Where the threads of threaded NAPIs may run.
-fn napi_threads(device: &mut Device, files: &Files) {
+pub(super) fn napi_threads(device: &mut Device, files: &Files) {
     let Datum::Known { value: napis, .. } = &mut device.napis else {
         return;
     };

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::change::{Setting, Value, Wanted};
 use crate::datum::{Datum, Unknown};
 use crate::snapshot::{Device, Feature, Snapshot};
 
@@ -168,6 +169,8 @@ pub struct Fault {
     pub evidence: Vec<Evidence>,
     /// What an operator would type, or do.
     pub commands: Vec<String>,
+    /// The same as settings, where this host's kernel has them.
+    pub wanted: Vec<Wanted>,
     /// Replaces the rule's severity.
     pub severity: Option<Severity>,
     /// Replaces the rule's layer.
@@ -183,6 +186,7 @@ impl Fault {
             what: what.into(),
             evidence: Vec::new(),
             commands: Vec::new(),
+            wanted: Vec::new(),
             severity: None,
             layer: None,
             reason: None,
@@ -224,6 +228,52 @@ impl Fault {
     /// What an operator would type.
     pub fn fix(mut self, command: impl Into<String>) -> Self {
         self.commands.push(command.into());
+        self
+    }
+
+    /// A setting that should be otherwise, with the command that makes it so.
+    pub fn set(self, setting: Setting, value: impl Into<Value>) -> Self {
+        let value = value.into();
+        let command = setting.command(&value);
+        self.fix(command).change(setting, value)
+    }
+
+    /// A setting that should be otherwise; its command stands among others.
+    pub fn change(mut self, setting: Setting, value: impl Into<Value>) -> Self {
+        let value = value.into();
+        self.wanted.push(Wanted {
+            setting,
+            value,
+            only_if_asked: false,
+        });
+        self
+    }
+
+    /// A feature that should be on or off.
+    pub fn turn(self, device: &Device, name: &str, on: bool) -> Self {
+        self.set(Setting::feature(device, name), Value::asking(on))
+    }
+
+    /// Features among these that the device has and that are not so yet.
+    pub fn turn_all(self, device: &Device, names: &[&str], on: bool) -> Self {
+        let Some(features) = device.features.ok() else {
+            return self;
+        };
+        let open = |name: &&&str| {
+            let feature = features.get(name);
+            !feature.fixed && feature != Value::feature_asking(on)
+        };
+        names
+            .iter()
+            .filter(open)
+            .fold(self, |fault, name| fault.turn(device, name, on))
+    }
+
+    /// What the settings cost something else: a plan has them only when the operator names the rule.
+    pub fn only_if_asked(mut self) -> Self {
+        for wanted in &mut self.wanted {
+            wanted.only_if_asked = true;
+        }
         self
     }
 

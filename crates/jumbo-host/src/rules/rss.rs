@@ -12,8 +12,9 @@ family!("rss": rss001 rss002 rss003 rss004 rss005 rss007 rss008);
 
 use std::collections::BTreeMap;
 
+use crate::change::{Setting, Side, Value};
 use crate::datum::Unknown;
-use crate::snapshot::{Device, Snapshot};
+use crate::snapshot::{Channels, Device, Snapshot};
 
 /// Physical cores of the device's NUMA node; all where it has none.
 fn local_cores(host: &Snapshot, device: &Device) -> Result<usize, Unknown> {
@@ -46,4 +47,28 @@ fn buckets(device: &Device) -> Result<Option<(BTreeMap<u32, u32>, u32)>, Unknown
         *buckets.entry(*queue).or_default() += 1;
     }
     Ok(Some((buckets, channels.receive())))
+}
+
+/// The queues packets arrive on, as the driver counts them.
+fn queues_of(device: &Device, channels: &Channels) -> Setting {
+    let side = match channels.combined_max {
+        0 => Side::Rx,
+        _ => Side::Combined,
+    };
+    Setting::Channels {
+        device: device.name.clone(),
+        side,
+    }
+}
+
+fn table_of(device: &Device) -> Setting {
+    Setting::Indirection {
+        device: device.name.clone(),
+    }
+}
+
+/// As large as the table is, over all queues.
+fn even(device: &Device, queues: u32) -> Value {
+    let rss = device.rss.ok().and_then(Option::as_ref);
+    Value::even_table(rss.map_or(0, |rss| rss.indirection.len()), queues)
 }

@@ -163,6 +163,7 @@ fn irq(cpu: u32) -> (u32, Irq) {
         name: format!("ice-eth0-TxRx-{cpu}"),
         count: 1000,
         effective: read(CpuSet::from_iter([cpu])),
+        affinity: read(CpuSet::from_iter([cpu])),
     };
     (40 + cpu, irq)
 }

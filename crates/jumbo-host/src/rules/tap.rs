@@ -18,7 +18,7 @@ family!("tap": tap001 tap002 tap003 tap004 tap005 tap006 tap007 tap008 tap009 ta
 
 use super::framework::{Fault, Layer};
 use crate::snapshot::Device;
-use crate::tap::FailureReason;
+use crate::tap::{CHECKSUM, FailureReason, TSO4, TSO6};
 
 /// Adds to a missing offload who is to blame and what that side types.
 fn blame(fault: Fault, device: &Device, reason: FailureReason, qemu: &str, guest: &str) -> Fault {
@@ -32,9 +32,11 @@ fn blame(fault: Fault, device: &Device, reason: FailureReason, qemu: &str, guest
         None => fault,
     };
     match reason {
-        FailureReason::HostAdminDisabled => fault
-            .layer(Layer::Host)
-            .fix(format!("ethtool -K {} tx on tso on", device.name)),
+        FailureReason::HostAdminDisabled => {
+            fault
+                .layer(Layer::Host)
+                .turn_all(device, &[CHECKSUM, TSO4, TSO6], true)
+        }
         FailureReason::GuestDeclined => fault
             .layer(Layer::Guest)
             .fix(format!("in the guest: {guest}"))

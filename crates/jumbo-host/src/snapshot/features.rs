@@ -89,6 +89,15 @@ impl TryFrom<String> for Feature {
 pub struct Features(pub BTreeMap<String, Feature>);
 
 impl Features {
+    /// Transmit checksum offloads: generic, or one per family.
+    pub const TX_CHECKSUMS: [&str; 3] = [
+        "tx-checksum-ip-generic",
+        "tx-checksum-ipv4",
+        "tx-checksum-ipv6",
+    ];
+    /// TCP segmentation offload of both families.
+    pub const TSO: [&str; 2] = ["tx-tcp-segmentation", "tx-tcp6-segmentation"];
+
     /// The state of one feature; a kernel that does not know it cannot do it.
     pub fn get(&self, name: &str) -> Feature {
         self.0.get(name).copied().unwrap_or(Feature::ABSENT)
@@ -101,13 +110,7 @@ impl Features {
 
     /// Whether any transmit checksum offload works: the generic one or that of one family.
     pub fn tx_checksum(&self) -> bool {
-        [
-            "tx-checksum-ip-generic",
-            "tx-checksum-ipv4",
-            "tx-checksum-ipv6",
-        ]
-        .iter()
-        .any(|name| self.active(name))
+        Self::TX_CHECKSUMS.iter().any(|name| self.active(name))
     }
 }
 

@@ -62,6 +62,8 @@ pub struct Irq {
     pub count: u64,
     /// Where it goes now (`effective_affinity_list`).
     pub effective: Datum<CpuSet>,
+    /// Where it may go (`smp_affinity_list`).
+    pub affinity: Datum<CpuSet>,
 }
 
 /// Counters of `/proc/net/snmp` and `/proc/net/netstat`.

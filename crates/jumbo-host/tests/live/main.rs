@@ -3,7 +3,10 @@
 //! Everything happens in namespaces these tests made themselves. What the lab cannot make (VXLAN, MACVLAN) is made with
 //! the `ip` program, and compared with the `ethtool` program, where they are installed; the crate itself runs neither.
 
+mod frames;
+mod program;
 mod sys;
+mod tune;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -71,6 +74,42 @@ fn main() -> ExitCode {
             LabTest::new(
                 "a_recorded_host_is_judged_as_it_was",
                 a_recorded_host_is_judged_as_it_was,
+            ),
+            LabTest::new(
+                "queues_rings_and_moderation_agree_with_the_ethtool_program",
+                program::queues_rings_and_moderation_agree_with_the_ethtool_program,
+            ),
+            LabTest::new(
+                "offloads_of_a_tap_decide_what_its_reader_gets",
+                frames::offloads_of_a_tap_decide_what_its_reader_gets,
+            ),
+            LabTest::new(
+                "features_are_planned_away_and_back",
+                tune::features_are_planned_away_and_back,
+            ),
+            LabTest::new(
+                "a_bridges_faults_are_planned_away_and_back",
+                tune::a_bridges_faults_are_planned_away_and_back,
+            ),
+            LabTest::new(
+                "a_taps_faults_are_planned_away_and_back",
+                tune::a_taps_faults_are_planned_away_and_back,
+            ),
+            LabTest::new(
+                "napi_faults_are_planned_away_and_back",
+                tune::napi_faults_are_planned_away_and_back,
+            ),
+            LabTest::new(
+                "every_kind_that_a_namespace_has_is_set_and_taken_back",
+                tune::every_kind_that_a_namespace_has_is_set_and_taken_back,
+            ),
+            LabTest::new(
+                "a_plan_that_does_not_hold_is_rolled_back",
+                tune::a_plan_that_does_not_hold_is_rolled_back,
+            ),
+            LabTest::new(
+                "another_namespaces_sysfs_is_not_written",
+                tune::another_namespaces_sysfs_is_not_written,
             ),
         ],
     )

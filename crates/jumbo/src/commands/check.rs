@@ -1,20 +1,23 @@
 //! `jumbo check`: what is wrong with this host, or a recorded one.
 
 mod config;
+mod fleet;
+mod guest;
 mod human;
+mod plugin;
 
 use std::io::{self, Read};
 use std::path::Path;
 use std::time::SystemTime;
 
-use jumbo_host::check::{self, Options, Report};
+use jumbo_host::check::{self, Options};
 use jumbo_host::recording::Recording;
 use jumbo_host::rules::{self, Profile, Severity};
 use jumbo_host::snapshot::Snapshot;
 use jumbo_host::waiver::Date;
 
 use super::{explain, record};
-use crate::args::{CheckArgs, Format, Level, ProfileName};
+use crate::args::{CheckArgs, Format, JudgeArgs, Level, ProfileName};
 use crate::error::{CliError, Outcome};
 use crate::output;
 
@@ -24,6 +27,24 @@ pub(crate) fn run(args: &CheckArgs, format: Format) -> Result<Outcome, CliError>
         output::print_text(check::JSON_SCHEMA)?;
         return Ok(Outcome::Fine);
     }
+    if let Some(file) = &args.guest {
+        return guest::run(file, format);
+    }
+    if let Some(dir) = &args.from_dir {
+        return fleet::run(dir, args, format);
+    }
+    let (recording, options) = host(&args.judge)?;
+    let today = Date::of(SystemTime::now());
+    let report = check::check(&recording.now, recording.before.as_ref(), &options, today);
+    if let Some(outcome) = plugin::answer(args, &report, &recording)? {
+        return Ok(outcome);
+    }
+    output::print(format, &report, human::report)?;
+    Ok(outcome(report.worst(), severity(args.fail_on)))
+}
+
+/// The host that is meant, and how it is to be judged.
+pub(super) fn host(args: &JudgeArgs) -> Result<(Recording, Options), CliError> {
     for name in &args.rules {
         known_rule(name)?;
     }
@@ -33,20 +54,17 @@ pub(crate) fn run(args: &CheckArgs, format: Format) -> Result<Outcome, CliError>
         None => record::take(if needs_sample(args) { args.sample } else { 0 })?,
     };
     known_devices(&recording.now, args)?;
-    let today = Date::of(SystemTime::now());
-    let report = check::check(&recording.now, recording.before.as_ref(), &options, today);
-    output::print(format, &report, human::report)?;
-    Ok(outcome(&report, severity(args.fail_on)))
+    Ok((recording, options))
 }
 
-fn outcome(report: &Report, fail_on: Severity) -> Outcome {
-    match report.worst() {
+fn outcome(worst: Option<Severity>, fail_on: Severity) -> Outcome {
+    match worst {
         Some(worst) if worst >= fail_on => Outcome::Findings,
         _ => Outcome::Fine,
     }
 }
 
-fn options(args: &CheckArgs) -> Result<Options, CliError> {
+fn options(args: &JudgeArgs) -> Result<Options, CliError> {
     let config = config::load(args.config.as_deref())?;
     Ok(Options {
         devices: args.devices.clone(),
@@ -90,14 +108,14 @@ fn known_rule(name: &str) -> Result<(), CliError> {
 }
 
 /// Whether any rule that was asked for judges a change.
-fn needs_sample(args: &CheckArgs) -> bool {
+fn needs_sample(args: &JudgeArgs) -> bool {
     let asked = |rule: &rules::Rule| {
         args.rules.is_empty() || args.rules.iter().any(|name| is_rule(rule, name))
     };
     rules::all().any(|rule| rule.sampled && asked(rule))
 }
 
-fn known_devices(snapshot: &Snapshot, args: &CheckArgs) -> Result<(), CliError> {
+fn known_devices(snapshot: &Snapshot, args: &JudgeArgs) -> Result<(), CliError> {
     match args
         .devices
         .iter()
@@ -120,23 +138,26 @@ fn known_devices(snapshot: &Snapshot, args: &CheckArgs) -> Result<(), CliError> 
 /// More than any recording of a host with thousands of devices.
 const RECORDING_MAX: u64 = 256 << 20;
 
+/// A file, or stdin for `-`.
+pub(super) fn read_file(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    if path == Path::new("-") {
+        io::stdin()
+            .lock()
+            .take(RECORDING_MAX)
+            .read_to_string(&mut text)?;
+    } else {
+        std::fs::File::open(path)?
+            .take(RECORDING_MAX)
+            .read_to_string(&mut text)?;
+    }
+    Ok(text)
+}
+
 fn recorded(path: &Path) -> Result<Recording, CliError> {
-    let read = || -> io::Result<String> {
-        let mut text = String::new();
-        if path == Path::new("-") {
-            io::stdin()
-                .lock()
-                .take(RECORDING_MAX)
-                .read_to_string(&mut text)?;
-        } else {
-            std::fs::File::open(path)?
-                .take(RECORDING_MAX)
-                .read_to_string(&mut text)?;
-        }
-        Ok(text)
-    };
     let wrong = |what: String| CliError::usage(what).at(path.display());
-    let text = read().map_err(|error| wrong(format!("cannot read the recording: {error}")))?;
+    let text =
+        read_file(path).map_err(|error| wrong(format!("cannot read the recording: {error}")))?;
     let recording: Recording = serde_json::from_str(&text)
         .map_err(|error| wrong(format!("this is no recorded host: {error}")))?;
     recording

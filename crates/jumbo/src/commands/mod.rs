@@ -14,6 +14,8 @@ mod remove_port;
 mod replay;
 mod run;
 mod status;
+mod tune;
+mod watch;
 
 use crate::args::{Cli, Command};
 use crate::error::{CliError, Outcome};
@@ -34,6 +36,8 @@ pub(crate) fn dispatch(cli: Cli) -> Result<Outcome, CliError> {
         Command::Check(args) => check::run(&args, format),
         Command::Explain(args) => explain::run(&args, format),
         Command::Record(args) => record::run(&args),
+        Command::Tune(args) => tune::run(&args, format),
+        Command::Watch(args) => watch::run(&args, format),
         Command::Man(args) => man::run(&args),
         Command::Completions(args) => completions::run(&args),
     }

@@ -15,7 +15,10 @@ use crate::output;
 
 /// Reads and writes.
 pub(crate) fn run(args: &RecordArgs) -> Result<Outcome, CliError> {
-    let recording = take(args.sample)?;
+    let mut recording = take(args.sample)?;
+    if args.redact {
+        recording.redact();
+    }
     let text = serde_json::to_string_pretty(&recording)
         .map_err(|error| CliError::internal(format!("cannot write the recording: {error}")))?;
     match &args.output {

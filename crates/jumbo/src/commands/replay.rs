@@ -5,6 +5,7 @@
 
 mod admit;
 mod books;
+mod compare;
 mod coalescing;
 mod conclusion;
 mod output;
@@ -25,16 +26,20 @@ use jumbo_ports::capture::{
 use self::admit::Input;
 use self::books::{Books, Came, FLOWS_LISTED, FlowId, Left, ORDINARY_L3_LEN, Own, Why};
 use self::coalescing::{BurstRule, Coalescing};
+use self::compare::Comparison;
 use self::output::Output;
 use self::progress::Progress;
 use self::report::Report;
 use self::segmenting::Segmenting;
-use crate::args::{Format, ReplayArgs};
+use crate::args::{Format, Personalities, ReplayArgs};
 use crate::error::{CliError, Outcome};
 use crate::output as stdout;
 
 /// Runs a capture through the engine.
 pub(crate) fn run(args: ReplayArgs, format: Format) -> Result<Outcome, CliError> {
+    if args.segment.is_none() && args.coalesce.0.len() > 1 {
+        return compare(&args, format);
+    }
     let reader = open(&args).map_err(cli_error)?;
     let to_stdout = args.output.as_deref() == Some(Path::new("-"));
     let output = match &args.output {
@@ -60,6 +65,48 @@ pub(crate) fn run(args: ReplayArgs, format: Format) -> Result<Outcome, CliError>
             Ok(Outcome::Findings)
         }
     }
+}
+
+/// The same capture once for each personality.
+fn compare(args: &ReplayArgs, format: Format) -> Result<Outcome, CliError> {
+    if args.output.is_some() {
+        return Err(CliError::usage("a comparison has no one result to write")
+            .at("--output")
+            .way_out("give --coalesce one personality"));
+    }
+    if args.input.as_deref() == Some(Path::new("-")) {
+        return Err(
+            CliError::usage("a comparison reads the capture more than once")
+                .at("-")
+                .way_out("give a file, or --coalesce one personality"),
+        );
+    }
+    let mut reports = Vec::new();
+    let mut outcome = Outcome::Fine;
+    for kind in &args.coalesce.0 {
+        let args = ReplayArgs {
+            coalesce: Personalities(vec![*kind]),
+            ..args.clone()
+        };
+        let reader = open(&args).map_err(cli_error)?;
+        let (books, damage) = replay(&args, reader, None).map_err(cli_error)?;
+        if damage.is_some() {
+            outcome = Outcome::Findings;
+        }
+        reports.push(Report::new(
+            &args,
+            &books,
+            damage.map(|error| error.to_string()),
+        ));
+    }
+    let comparison = Comparison {
+        input: reports
+            .first()
+            .map_or_else(String::new, |r| r.input.clone()),
+        personalities: reports,
+    };
+    stdout::print(format, &comparison, compare::page)?;
+    Ok(outcome)
 }
 
 fn open(args: &ReplayArgs) -> Result<CaptureReader, CaptureError> {
@@ -89,6 +136,7 @@ impl Work {
             None => {
                 let rule = BurstRule::new(args.burst, args.gap_us);
                 Self::Coalesce(Box::new(Coalescing::new(
+                    args.coalesce.rules(),
                     rule,
                     args.checksum,
                     books,

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::typo::explain;
-use super::values::{Coalesce, DeviceName, Mtu, OnOff, PortName, Queues, SocketPath};
+use super::values::{Coalesce, DeviceName, Mtu, OnOff, Peer, PortName, Queues, SocketPath};
 use crate::error::CliError;
 use crate::switch_api::{Offload, PortKind, PortSpec};
 
@@ -28,6 +28,7 @@ pub(super) struct PortKeys {
     name: Option<PortName>,
     mtu: Option<Mtu>,
     coalesce: Option<Coalesce>,
+    peer: Option<Peer>,
     offload: Option<OnOff>,
     csum: Option<OnOff>,
     tso: Option<OnOff>,
@@ -56,6 +57,7 @@ impl PortKeys {
     /// Checks the keys against each other and fills in what was left out.
     pub(super) fn resolve(self) -> Result<PortSpec, CliError> {
         let offload = self.offload()?;
+        let coalesce = self.coalesce()?;
         let (kind, default_name) = self.kind()?;
         let name = match self.name {
             Some(name) => name,
@@ -67,9 +69,23 @@ impl PortKeys {
             name,
             kind,
             mtu: self.mtu,
-            coalesce: self.coalesce.unwrap_or_default(),
+            coalesce,
             offload,
         })
+    }
+
+    /// What `lro` and `rsc` merge cannot be taken apart again into what came: it must end at the peer.
+    fn coalesce(&self) -> Result<Coalesce, CliError> {
+        let coalesce = self.coalesce.unwrap_or_default();
+        let (kind, peer) = (coalesce.0, self.peer.unwrap_or_default());
+        if kind.is_lossless() || peer == Peer::Terminates {
+            return Ok(coalesce);
+        }
+        let name = kind.name();
+        Err(CliError::usage(format!(
+            "coalesce = {name} merges packets that cannot be taken apart again, so a peer that forwards would send on what nobody sent"
+        ))
+        .way_out("add `peer = terminates` if the peer ends its TCP connections itself, or set `coalesce = gro`"))
     }
 
     /// What the port stands on, and what it is called if nobody says otherwise.

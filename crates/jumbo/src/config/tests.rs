@@ -36,7 +36,7 @@ fn a_bare_port_gets_the_defaults() {
     );
     assert_eq!(
         (port.coalesce, port.offload),
-        (values::Coalesce::Gro, offload(true, true, true))
+        (values::Coalesce::default(), offload(true, true, true))
     );
     assert_eq!(
         (config.workers, config.socket, config.fdb_age.seconds()),
@@ -185,7 +185,7 @@ fn a_wrong_port_is_refused_in_one_sentence() {
         ),
         (
             "tap:vm0,x=1",
-            "unknown key `x`; the keys are tap, vhost-user, client, queues, packed, name, mtu, coalesce, offload, csum, tso, uso",
+            "unknown key `x`; the keys are tap, vhost-user, client, queues, packed, hash_report, name, mtu, coalesce, peer, offload, csum, tso, uso",
         ),
         (
             "tap:vm0,mtu=1,mtu=2",
@@ -212,8 +212,20 @@ fn a_wrong_port_is_refused_in_one_sentence() {
             "mtu jumbo is out of range: give 68 to 65521 bytes",
         ),
         (
+            "tap:vm0,coalesce=hw",
+            "coalesce cannot be `hw`: give off, gro, lro, rsc, rsc-qemu",
+        ),
+        (
+            "tap:vm0,peer=host",
+            "peer cannot be `host`: give forwards or terminates",
+        ),
+        (
             "tap:vm0,coalesce=rsc",
-            "coalesce cannot be `rsc`: give off or gro",
+            "coalesce = rsc merges packets that cannot be taken apart again, so a peer that forwards would send on what nobody sent; add `peer = terminates` if the peer ends its TCP connections itself, or set `coalesce = gro`",
+        ),
+        (
+            "tap:vm0,coalesce=lro,peer=forwards",
+            "coalesce = lro merges packets that cannot be taken apart again, so a peer that forwards would send on what nobody sent; add `peer = terminates` if the peer ends its TCP connections itself, or set `coalesce = gro`",
         ),
         ("tap:vm0,tso=yes", "`yes` is neither on nor off"),
         (
@@ -315,8 +327,8 @@ fn a_wrong_file_is_refused_with_its_line() {
             "lab.toml:4: mtu 4 is out of range: give 68 to 65521 bytes",
         ),
         (
-            "[[port]]\ntap = \"a\"\ncoalesce = \"lro\"\n",
-            "lab.toml:3: coalesce cannot be `lro`: give off or gro",
+            "[[port]]\ntap = \"a\"\ncoalesce = \"hw\"\n",
+            "lab.toml:3: coalesce cannot be `hw`: give off, gro, lro, rsc, rsc-qemu",
         ),
         (
             "workers = 1\n[[port]]\nname = \"a\"\n",

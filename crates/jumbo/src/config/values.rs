@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use jumbo_switch::topology;
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
 /// Longest device name, in bytes. Linux: `IFNAMSIZ` is 16 with the final zero.
@@ -28,7 +29,7 @@ macro_rules! from_text {
 }
 
 from_text!(
-    Mtu, Workers, FdbAge, DeviceName, PortName, Coalesce, OnOff, Queues, SocketPath
+    Mtu, Workers, FdbAge, DeviceName, PortName, Coalesce, Peer, OnOff, Queues, SocketPath
 );
 
 /// Turns the scalar that is there into text.
@@ -281,24 +282,43 @@ impl FromStr for PortName {
     }
 }
 
-/// How packets that leave by a port are coalesced.
+/// How packets that leave by a port are coalesced; the switch's own word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Coalesce {
-    /// Not at all.
-    Off,
-    /// Only what can be taken apart again byte for byte.
-    #[default]
-    Gro,
-}
+pub(crate) struct Coalesce(pub(crate) topology::Coalesce);
 
 impl FromStr for Coalesce {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let known = topology::Coalesce::ALL.into_iter();
+        let found = known.clone().find(|kind| kind.name() == text);
+        found.map(Self).ok_or_else(|| {
+            let names: Vec<_> = known.map(topology::Coalesce::name).collect();
+            format!("coalesce cannot be `{text}`: give {}", names.join(", "))
+        })
+    }
+}
+
+/// What the other end of a port does with what it gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Peer {
+    /// It may pass packets on: what leaves must be what came.
+    #[default]
+    Forwards,
+    /// It ends the TCP connections itself.
+    Terminates,
+}
+
+impl FromStr for Peer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
         match text {
-            "off" => Ok(Self::Off),
-            "gro" => Ok(Self::Gro),
-            _ => Err(format!("coalesce cannot be `{text}`: give off or gro")),
+            "forwards" => Ok(Self::Forwards),
+            "terminates" => Ok(Self::Terminates),
+            _ => Err(format!(
+                "peer cannot be `{text}`: give forwards or terminates"
+            )),
         }
     }
 }

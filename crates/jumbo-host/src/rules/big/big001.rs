@@ -64,10 +64,7 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
             "rtnetlink IFLA_GSO_MAX_SIZE",
             format!("{}: {}", port.name, port.gso_max_size),
         )
-        .fix(format!(
-            "ip link set {} gro_max_size {}",
-            device.name, port.gso_max_size
-        ))
+        .set(super::size_of(device), port.gso_max_size)
         .found(),
         None => PASS,
     }

@@ -55,7 +55,7 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
             "rtnetlink IFLA_INFO_KIND",
             format!("{}: tun, on the same bridge", tap.name),
         )
-        .fix(format!("ip link set {} gro_max_size 65536", device.name))
+        .set(super::size_of(device), super::big001::CLASSIC_MAX_LEN)
         .found(),
         None => PASS,
     }

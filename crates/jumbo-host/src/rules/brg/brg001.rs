@@ -66,7 +66,13 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
         on.iter().fold(fault, |fault, name| {
             fault
                 .saw(format!("/proc/sys/{}", name.replace('.', "/")), 1)
-                .fix(format!("sysctl {name}=0"))
+                .set(
+                    Setting::Sysctl {
+                        name: (*name).to_owned(),
+                    },
+                    0u32,
+                )
+                .only_if_asked()
         })
     })
 }

@@ -62,13 +62,13 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
     };
     let rate = count(now).saturating_sub(count(then)) as f64 / seconds;
     fault_if(rate > RATE_MAX, || {
-        Fault::new(format!("{} interrupts for every packet", device.name))
+        let fault = Fault::new(format!("{} interrupts for every packet", device.name))
             .saw(device.coalesce.source(), "rx-usecs: 0")
-            .saw("/proc/interrupts", format!("{rate:.0} interrupts/s"))
-            .fix(format!(
-                "ethtool -C {} adaptive-rx on, or ethtool -C {} rx-usecs 8",
-                device.name, device.name
-            ))
+            .saw("/proc/interrupts", format!("{rate:.0} interrupts/s"));
+        match coalesce.adaptive_rx {
+            Some(_) => fault.set(super::knob(device, Moderation::AdaptiveRx), true),
+            None => fault.set(super::knob(device, Moderation::RxUsecs), 8u32),
+        }
     })
 }
 

@@ -55,7 +55,7 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
                 device.name
             ))
             .saw(device.coalesce.source(), format!("rx-usecs: {rx_usecs}"))
-            .fix(format!("ethtool -C {} rx-usecs 8", device.name))
+            .set(super::knob(device, Moderation::RxUsecs), 8u32)
         },
     )
 }

@@ -54,7 +54,7 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
             device.name
         ))
         .saw(device.coalesce.source(), "adaptive-rx: off")
-        .fix(format!("ethtool -C {} adaptive-rx on", device.name))
+        .set(super::knob(device, Moderation::AdaptiveRx), true)
     })
 }
 

@@ -63,7 +63,7 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
         || {
             Fault::new(format!("{} interrupts after every packet", device.name))
                 .saw(device.coalesce.source(), "rx-max-frames: 1")
-                .fix(format!("ethtool -C {} rx-frames 64", device.name))
+                .set(super::knob(device, Moderation::RxFrames), 64u32)
         },
     )
 }

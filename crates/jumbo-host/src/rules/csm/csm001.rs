@@ -48,7 +48,7 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
             device.name
         ))
         .saw_feature(device, "rx-checksum")
-        .fix(format!("ethtool -K {} rx on", device.name))
+        .turn(device, "rx-checksum", true)
     })
 }
 

@@ -56,10 +56,7 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
         ))
         .saw_feature(device, "tx-checksum-ip-generic")
         .saw_datum(&view.now.kernel)
-        .fix(format!(
-            "ethtool -K {} tx-checksum-ip-generic off",
-            device.name
-        ))
+        .turn(device, "tx-checksum-ip-generic", false)
     })
 }
 

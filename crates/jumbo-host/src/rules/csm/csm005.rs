@@ -50,7 +50,7 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
             device.name
         ))
         .saw_feature(device, name)
-        .fix(format!("ethtool -K {} tx on", device.name))
+        .turn_all(device, &Features::TX_CHECKSUMS, true)
         .found(),
         _ => PASS,
     }

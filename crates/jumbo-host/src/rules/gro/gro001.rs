@@ -52,7 +52,7 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
     fault_if(!gro.active && !gro.fixed && !replaced, || {
         Fault::new(format!("packets of {} are not coalesced", device.name))
             .saw_feature(device, "rx-gro")
-            .fix(format!("ethtool -K {} gro on", device.name))
+            .turn(device, "rx-gro", true)
     })
 }
 

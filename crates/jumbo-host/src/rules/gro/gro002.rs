@@ -70,7 +70,7 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
             "rtnetlink IFLA_STATS64",
             format!("{rate_pps:.0} packets/s of {mean} bytes on average"),
         )
-        .fix(format!("ethtool -K {} gro on", device.name))
+        .turn(device, "rx-gro", true)
     })
 }
 

@@ -54,10 +54,9 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
     fault_if(!feature.active && !feature.fixed, || {
         Fault::new(format!("UDP through {} is not coalesced", device.name))
             .saw_feature(device, name)
-            .fix(format!(
-                "ethtool -K {} rx-udp-gro-forwarding on rx-gro-list off",
-                device.name
-            ))
+            .turn(device, name, true)
+            .turn_all(device, &["rx-gro-list"], false)
+            .only_if_asked()
     })
 }
 

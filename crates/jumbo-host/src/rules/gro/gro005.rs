@@ -51,7 +51,7 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
                 device.name
             ))
             .saw_feature(device, "rx-gro-hw")
-            .fix(format!("ethtool -K {} rx-gro-hw on", device.name))
+            .turn(device, "rx-gro-hw", true)
         },
     )
 }

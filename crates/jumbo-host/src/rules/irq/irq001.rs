@@ -30,6 +30,7 @@ fn affinity(scene: &mut super::super::scene::Scene, cpu: impl Fn(u32) -> u32) {
         panic!("interrupts")
     };
     for (number, irq) in value {
+        irq.affinity = crate::datum::Datum::known([0, 1, 2, 3].into_iter().collect(), "scene");
         irq.effective =
             crate::datum::Datum::known([cpu(number - 40)].into_iter().collect(), "scene");
     }
@@ -65,9 +66,11 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
         let fault = irqs
             .iter()
             .fold(fault, |fault, (_, irq)| fault.saw_datum(&irq.effective));
-        let spread = irqs.iter().zip(online.0.iter().cycle());
+        let targets = super::targets(view.now, device);
+        let spread = irqs.iter().zip(targets.0.iter().cycle());
         spread.fold(fault, |fault, ((number, _), cpu)| {
-            fault.fix(format!("echo {cpu} > /proc/irq/{number}/smp_affinity_list"))
+            let one = crate::cpus::CpuSet::from_iter([*cpu]);
+            fault.set(Setting::IrqAffinity { irq: *number }, one)
         })
     })
 }

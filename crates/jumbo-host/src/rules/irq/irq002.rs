@@ -29,6 +29,7 @@ fn affinity(scene: &mut super::super::scene::Scene, cpu: impl Fn(u32) -> u32) {
         panic!("interrupts")
     };
     for (number, irq) in value {
+        irq.affinity = crate::datum::Datum::known([0, 1, 2, 3].into_iter().collect(), "scene");
         irq.effective =
             crate::datum::Datum::known([cpu(number - 40)].into_iter().collect(), "scene");
     }
@@ -72,9 +73,10 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
             format!("node {node}: processors {near}"),
         );
         far.iter().fold(fault, |fault, (number, irq)| {
-            fault.saw_datum(&irq.effective).fix(format!(
-                "echo {near} > /proc/irq/{number}/smp_affinity_list"
-            ))
+            fault.saw_datum(&irq.effective).set(
+                Setting::IrqAffinity { irq: *number },
+                super::targets(view.now, device),
+            )
         })
     })
 }

@@ -38,26 +38,25 @@ pub(super) const RULE: Rule = Rule {
 fn check(device: &Device, view: &View<'_>) -> Outcome {
     let irqs = super::receive_irqs(view.now, device)?;
     let isolated = view.now.cpus.isolated.get()?;
-    let online = view.now.cpus.online.get()?;
-    let hit = irqs.iter().find(|(_, irq)| {
-        irq.effective
-            .ok()
-            .is_some_and(|cpus| !cpus.and(isolated).is_empty())
-    });
-    match hit {
-        Some((number, irq)) => Fault::new(format!(
+    view.now.cpus.online.get()?;
+    let isolated_one = |(_, irq): &&(u32, &crate::snapshot::Irq)| {
+        let cpus = irq.effective.ok();
+        cpus.is_some_and(|cpus| !cpus.and(isolated).is_empty())
+    };
+    let hits: Vec<_> = irqs.iter().filter(isolated_one).collect();
+    fault_if(!hits.is_empty(), || {
+        let fault = Fault::new(format!(
             "interrupts of {} go to isolated processors",
             device.name
         ))
-        .saw_datum(&irq.effective)
-        .saw_datum(&view.now.cpus.isolated)
-        .fix(format!(
-            "echo {} > /proc/irq/{number}/smp_affinity_list",
-            online.without(isolated)
-        ))
-        .found(),
-        None => PASS,
-    }
+        .saw_datum(&view.now.cpus.isolated);
+        let targets = super::targets(view.now, device);
+        hits.iter().fold(fault, |fault, (number, irq)| {
+            fault
+                .saw_datum(&irq.effective)
+                .set(Setting::IrqAffinity { irq: *number }, targets.clone())
+        })
+    })
 }
 
 #[cfg(test)]

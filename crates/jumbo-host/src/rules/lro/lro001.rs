@@ -56,7 +56,7 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
     ))
     .saw_feature(device, "rx-lro")
     .saw("rtnetlink IFLA_MASTER", &bridge.name)
-    .fix(format!("ethtool -K {} lro off", device.name))
+    .turn(device, "rx-lro", false)
     .found()
 }
 

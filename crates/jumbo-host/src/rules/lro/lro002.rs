@@ -55,7 +55,7 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
         ))
         .saw_feature(device, "rx-lro")
         .saw(datum.source(), "1")
-        .fix(format!("ethtool -K {} lro off", device.name))
+        .turn(device, "rx-lro", false)
         .found(),
         // That neither forwards must be known of both.
         None => forwarding

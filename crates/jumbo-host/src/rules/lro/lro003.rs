@@ -50,7 +50,7 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
             device.name
         ))
         .saw_feature(device, "rx-lro")
-        .fix(format!("ethtool -K {} lro off", device.name))
+        .turn(device, "rx-lro", false)
     })
 }
 

@@ -49,7 +49,7 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
         ))
         .saw_feature(device, "rx-lro")
         .saw_feature(device, "rx-gro-hw")
-        .fix(format!("ethtool -K {} lro off", device.name))
+        .turn(device, "rx-lro", false)
     })
 }
 

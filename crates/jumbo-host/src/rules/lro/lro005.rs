@@ -55,7 +55,7 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
             view.now.iscsi_sessions.source(),
             format!("{sessions} sessions"),
         )
-        .fix(format!("ethtool -K {} lro off", device.name))
+        .turn(device, "rx-lro", false)
     })
 }
 

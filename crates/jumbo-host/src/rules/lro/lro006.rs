@@ -49,7 +49,7 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
             ))
             .saw_feature(device, "rx-lro")
             .saw_feature(device, "rx-checksum")
-            .fix(format!("ethtool -K {} rx on", device.name))
+            .turn(device, "rx-checksum", true)
         },
     )
 }

@@ -32,7 +32,7 @@ pub(super) const RULE: Rule = Rule {
     name: "mtu-mismatch",
     severity: Severity::Error,
     layer: Layer::Host,
-    class: Class::Safe,
+    class: Class::Reset,
     sampled: false,
     scope: Scope::Device(check),
     source: "",
@@ -68,7 +68,7 @@ fn bridge(device: &Device, host: &Snapshot) -> Outcome {
             fault.saw("rtnetlink IFLA_MTU", format!("{}: {}", port.name, port.mtu))
         });
         larger.iter().fold(fault, |fault, port| {
-            fault.fix(format!("ip link set {} mtu {least}", port.name))
+            fault.set(mtu_of(port), least).only_if_asked()
         })
     })
 }
@@ -91,8 +91,14 @@ fn tunnel(device: &Device, host: &Snapshot) -> Outcome {
             "rtnetlink IFLA_MTU",
             format!("{}: {}", lower.name, lower.mtu),
         )
-        .fix(format!("ip link set {} mtu {room}", device.name))
+        .set(mtu_of(device), room)
     })
+}
+
+fn mtu_of(device: &Device) -> Setting {
+    Setting::Mtu {
+        device: device.name.clone(),
+    }
 }
 
 #[cfg(test)]

@@ -46,10 +46,10 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
         ))
         .saw_datum(&device.napi_defer_hard_irqs)
         .saw_datum(&device.gro_flush_timeout_ns)
-        .fix(format!(
-            "echo 20000 > /sys/class/net/{}/gro_flush_timeout",
-            device.name
-        ))
+        .set(
+            super::default_of(device, NapiKnob::GroFlushTimeoutNs),
+            20_000u32,
+        )
     })
 }
 

@@ -47,10 +47,7 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
         ))
         .saw_datum(&device.gro_flush_timeout_ns)
         .saw_datum(&device.napi_defer_hard_irqs)
-        .fix(format!(
-            "echo 2 > /sys/class/net/{}/napi_defer_hard_irqs",
-            device.name
-        ))
+        .set(super::default_of(device, NapiKnob::DeferHardIrqs), 2u32)
     })
 }
 

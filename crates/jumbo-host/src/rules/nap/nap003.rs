@@ -55,12 +55,22 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
                 napi.defer_hard_irqs.unwrap_or(defer),
                 napi.gro_flush_timeout_ns.unwrap_or(timeout_ns),
             );
-            Fault::new(format!("NAPI {} of {} has settings of its own", napi.id, device.name))
-                .saw(device.napis.source(), format!("defer-hard-irqs {}, gro-flush-timeout {} ns", own.0, own.1))
-                .saw_datum(&device.napi_defer_hard_irqs)
-                .saw_datum(&device.gro_flush_timeout_ns)
-                .fix(format!("ynl --family netdev --do napi-set --json '{{\"id\": {}, \"defer-hard-irqs\": {defer}, \"gro-flush-timeout\": {timeout_ns}}}'", napi.id))
-                .found()
+            Fault::new(format!(
+                "NAPI {} of {} has settings of its own",
+                napi.id, device.name
+            ))
+            .saw(
+                device.napis.source(),
+                format!("defer-hard-irqs {}, gro-flush-timeout {} ns", own.0, own.1),
+            )
+            .saw_datum(&device.napi_defer_hard_irqs)
+            .saw_datum(&device.gro_flush_timeout_ns)
+            .set(super::of(device, napi.id, NapiKnob::DeferHardIrqs), defer)
+            .set(
+                super::of(device, napi.id, NapiKnob::GroFlushTimeoutNs),
+                timeout_ns,
+            )
+            .found()
         }
         None => PASS,
     }

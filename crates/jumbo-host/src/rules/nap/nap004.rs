@@ -57,26 +57,32 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
     }
     let napis = device.napis.get()?;
     let free = |cpus: &crate::cpus::CpuSet| online.without(cpus).is_empty();
-    let loose = napis
+    let wanders = |napi: &&Napi| napi.thread_cpus.as_ref().is_some_and(free);
+    let loose: Vec<(u32, &Napi)> = napis
         .iter()
-        .find(|napi| napi.thread_cpus.as_ref().is_some_and(free));
-    match loose.and_then(|napi| Some((napi.pid?, napi))) {
-        Some((pid, napi)) => Fault::new(format!(
+        .filter(wanders)
+        .filter_map(|napi| Some((napi.pid?, napi)))
+        .collect();
+    fault_if(!loose.is_empty(), || {
+        let fault = Fault::new(format!(
             "receive threads of {} wander over all processors",
             device.name
         ))
-        .saw_datum(&device.threaded)
-        .saw(
-            format!("/proc/{pid}/status"),
-            format!("NAPI {} may run on {online}", napi.id),
-        )
-        .fix(format!(
-            "taskset -pc CPU {pid}, for each thread napi/{}-*",
-            device.name
-        ))
-        .found(),
-        None => PASS,
-    }
+        .saw_datum(&device.threaded);
+        let each = loose.iter().zip(online.0.iter().cycle());
+        each.fold(fault, |fault, ((pid, napi), cpu)| {
+            let setting = Setting::NapiThread {
+                device: device.name.clone(),
+                pid: *pid,
+            };
+            fault
+                .saw(
+                    format!("/proc/{pid}/status"),
+                    format!("NAPI {} may run on {online}", napi.id),
+                )
+                .set(setting, CpuSet::from_iter([*cpu]))
+        })
+    })
 }
 
 #[cfg(test)]

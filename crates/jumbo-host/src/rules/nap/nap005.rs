@@ -49,7 +49,8 @@ fn check(view: &View<'_>) -> Outcome {
         Fault::new("every socket spins before it sleeps")
             .saw("/proc/sys/net/core/busy_read", read)
             .saw("/proc/sys/net/core/busy_poll", poll)
-            .fix("sysctl net.core.busy_read=0 net.core.busy_poll=0")
+            .set(super::sysctl("net.core.busy_read"), 0u32)
+            .set(super::sysctl("net.core.busy_poll"), 0u32)
     })
 }
 

@@ -40,7 +40,7 @@ fn check(view: &View<'_>) -> Outcome {
     fault_if(batch != 8, || {
         Fault::new(format!("GRO hands packets on in lists of {batch}"))
             .saw("/proc/sys/net/core/gro_normal_batch", batch)
-            .fix("sysctl net.core.gro_normal_batch=8")
+            .set(super::sysctl("net.core.gro_normal_batch"), 8u32)
     })
 }
 

@@ -59,7 +59,13 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
             device.rings.source(),
             format!("rx: {} of {}", rings.rx, rings.rx_max),
         )
-        .fix(format!("ethtool -G {} rx {larger}", device.name))
+        .set(
+            Setting::Ring {
+                device: device.name.clone(),
+                side: Side::Rx,
+            },
+            larger,
+        )
     })
 }
 

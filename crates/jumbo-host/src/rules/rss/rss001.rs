@@ -75,7 +75,7 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
             view.now.cpus.cores.source(),
             format!("{cores} cores near the card"),
         )
-        .fix(format!("ethtool -L {} combined {good}", device.name))
+        .set(super::queues_of(device, channels), good)
     })
 }
 

@@ -63,7 +63,7 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
             format!("{} queues", channels.receive()),
         )
         .saw_datum(&view.now.cpus.online)
-        .fix(format!("ethtool -L {} combined {online}", device.name))
+        .set(super::queues_of(device, channels), online)
     })
 }
 

@@ -72,7 +72,7 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
                 format!("buckets per queue: {least} to {most}"),
             )
             .saw(device.channels.source(), format!("{queues} queues"))
-            .fix(format!("ethtool -X {} default", device.name))
+            .set(super::table_of(device), super::even(device, queues))
     })
 }
 

@@ -59,7 +59,7 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
             device.rss.source(),
             format!("buckets name {} queues", buckets.len()),
         )
-        .fix(format!("ethtool -X {} default", device.name))
+        .set(super::table_of(device), super::even(device, queues))
     })
 }
 

@@ -56,10 +56,12 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
                 device.name
             ))
             .saw(device.rss.source(), "UDP is hashed without ports")
-            .fix(format!(
-                "ethtool -N {0} rx-flow-hash udp4 sdfn; ethtool -N {0} rx-flow-hash udp6 sdfn",
-                device.name
-            ))
+            .set(
+                Setting::UdpHash {
+                    device: device.name.clone(),
+                },
+                true,
+            )
         }),
         // A newer kernel would have said so.
         None if view.now.kernel_version()? >= (6, 17) => NOT_APPLICABLE,

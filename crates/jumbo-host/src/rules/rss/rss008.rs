@@ -45,7 +45,7 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
             device.name
         ))
         .saw_feature(device, "rx-hashing")
-        .fix(format!("ethtool -K {} rxhash on", device.name))
+        .turn(device, "rx-hashing", true)
     })
 }
 

@@ -44,16 +44,24 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
         return NOT_APPLICABLE;
     }
     let features = device.features.get()?;
-    let tso = features.get("tx-tcp-segmentation");
-    // Asked for and denied has a cause of its own: SEG002, SEG003.
-    let wrong = !tso.active && !tso.wanted && !tso.fixed;
-    fault_if(wrong, || {
-        Fault::new(format!(
+    let off = |name: &&str| {
+        let tso = features.get(name);
+        // Asked for and denied has a cause of its own: SEG002, SEG003.
+        !tso.active && !tso.wanted && !tso.fixed
+    };
+    let off: Vec<&str> = Features::TSO
+        .into_iter()
+        .filter(|name| off(&name))
+        .collect();
+    fault_if(!off.is_empty(), || {
+        let fault = Fault::new(format!(
             "{} leaves TCP segmentation to the processor",
             device.name
-        ))
-        .saw_feature(device, "tx-tcp-segmentation")
-        .fix(format!("ethtool -K {} tso on", device.name))
+        ));
+        let seen = off
+            .iter()
+            .fold(fault, |fault, name| fault.saw_feature(device, name));
+        seen.turn_all(device, &Features::TSO, true)
     })
 }
 

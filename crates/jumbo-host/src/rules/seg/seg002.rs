@@ -37,7 +37,11 @@ pub(super) const RULE: Rule = Rule {
     source: "",
 };
 
-fn check(device: &Device, _: &View<'_>) -> Outcome {
+fn check(device: &Device, view: &View<'_>) -> Outcome {
+    // There the checksum offload must stay off: CSM003.
+    if device.kind == "vxlan" && view.now.kernel_version()? < (5, 7) {
+        return NOT_APPLICABLE;
+    }
     if !device.up || device.tun.is_some() || device.kind == "loopback" {
         return NOT_APPLICABLE;
     }
@@ -50,7 +54,7 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
         ))
         .saw_feature(device, "tx-tcp-segmentation")
         .saw_feature(device, "tx-checksum-ip-generic")
-        .fix(format!("ethtool -K {} tx on", device.name))
+        .turn_all(device, &Features::TX_CHECKSUMS, true)
     })
 }
 

@@ -51,7 +51,7 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
         ))
         .saw_feature(device, "tx-scatter-gather")
         .saw_feature(device, "tx-generic-segmentation")
-        .fix(format!("ethtool -K {} sg on", device.name))
+        .turn(device, "tx-scatter-gather", true)
     })
 }
 

@@ -51,7 +51,7 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
             device.name
         ))
         .saw_feature(device, "tx-generic-segmentation")
-        .fix(format!("ethtool -K {} gso on", device.name))
+        .turn(device, "tx-generic-segmentation", true)
     })
 }
 

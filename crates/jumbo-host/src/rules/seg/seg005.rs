@@ -66,7 +66,9 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
             weak.iter().fold(fault, |fault, port| {
                 fault
                     .saw_feature(port, "tx-tcp-segmentation")
-                    .fix(format!("ethtool -K {} tx on sg on tso on", port.name))
+                    .turn_all(port, &["tx-scatter-gather"], true)
+                    .turn_all(port, &Features::TX_CHECKSUMS, true)
+                    .turn_all(port, &Features::TSO, true)
             })
         },
     )

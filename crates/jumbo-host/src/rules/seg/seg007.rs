@@ -63,10 +63,7 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
             lower.name, device.name
         ))
         .saw_feature(lower, TUNNEL)
-        .fix(format!(
-            "ethtool -K {} {TUNNEL} on tx-udp_tnl-csum-segmentation on",
-            lower.name
-        ))
+        .turn_all(lower, &[TUNNEL, "tx-udp_tnl-csum-segmentation"], true)
     })
 }
 

@@ -58,10 +58,13 @@ fn check(view: &View<'_>) -> Outcome {
         match limit {
             Ok(limit) => fault
                 .saw("/proc/sys/net/core/netdev_max_backlog", limit)
-                .fix(format!(
-                    "spread the work (SFT006), then: sysctl net.core.netdev_max_backlog={}",
-                    limit * 2
-                )),
+                .fix("spread the work (SFT006), then:")
+                .set(
+                    Setting::Sysctl {
+                        name: "net.core.netdev_max_backlog".into(),
+                    },
+                    limit * 2,
+                ),
             Err(_) => fault.fix("spread the work (SFT006), then raise net.core.netdev_max_backlog"),
         }
     })

@@ -70,7 +70,13 @@ fn check(view: &View<'_>) -> Outcome {
                 change.time_squeeze
             ),
         )
-        .fix("spread interrupts (SFT006) first, then: sysctl net.core.netdev_budget=600")
+        .fix("spread interrupts (SFT006) first, then:")
+        .set(
+            Setting::Sysctl {
+                name: "net.core.netdev_budget".into(),
+            },
+            600u32,
+        )
         .found(),
         None => PASS,
     }

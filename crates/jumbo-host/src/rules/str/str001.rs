@@ -63,10 +63,10 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
                 format!("{} queues", channels.receive()),
             )
             .saw(super::place(device, 0), masks[0].1.to_mask())
-            .fix(format!(
-                "for q in /sys/class/net/{}/queues/rx-*; do echo 0 > $q/rps_cpus; done",
-                device.name
-            ))
+            .change_masks(
+                device,
+                masks.iter().map(|(queue, _)| (*queue, CpuSet::default())),
+            )
         },
     )
 }

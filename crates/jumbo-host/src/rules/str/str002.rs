@@ -61,11 +61,10 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
         ))
         .saw("rtnetlink IFLA_STATS64", format!("{rate_pps:.0} packets/s"))
         .saw(super::place(device, 0), "0")
-        .fix(format!(
-            "echo {} > {}",
-            online.to_mask(),
-            super::place(device, 0)
-        ))
+        .set(
+            super::rps(device, masks[0].0),
+            super::spread(view.now, device),
+        )
     })
 }
 

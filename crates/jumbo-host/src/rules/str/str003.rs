@@ -76,11 +76,7 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
                 "/proc/interrupts",
                 format!("{number}: {rate:.0} interrupts/s"),
             )
-            .fix(format!(
-                "echo {} > {}",
-                cpus.without(&hit).to_mask(),
-                super::place(device, *queue)
-            ))
+            .set(super::rps(device, *queue), cpus.without(&hit))
             .found();
         }
     }

@@ -58,21 +58,19 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
     let Some(near) = nodes.get(&node).filter(|_| nodes.len() > 1) else {
         return NOT_APPLICABLE;
     };
-    let far = super::masks(device)?
-        .into_iter()
-        .find(|(_, cpus)| !cpus.without(near).is_empty());
-    match far {
+    let mut bad = super::masks(device)?;
+    bad.retain(|(_, cpus)| !cpus.without(near).is_empty());
+    match bad.first().copied() {
         Some((queue, cpus)) => Fault::new(format!(
             "{} sends packets to processors of another node",
             device.name
         ))
         .saw(super::place(device, queue), cpus)
         .saw(view.now.cpus.nodes.source(), format!("node {node}: {near}"))
-        .fix(format!(
-            "echo {} > {}",
-            cpus.and(near).to_mask(),
-            super::place(device, queue)
-        ))
+        .change_masks(
+            device,
+            bad.iter().map(|(queue, cpus)| (*queue, cpus.and(near))),
+        )
         .found(),
         None => PASS,
     }

@@ -52,10 +52,9 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
     }
     let (online, isolated) = (view.now.cpus.online.get()?, view.now.cpus.isolated.get()?);
     let free = online.without(isolated);
-    match masks
-        .into_iter()
-        .find(|(_, cpus)| !cpus.without(&free).is_empty())
-    {
+    let mut bad = masks;
+    bad.retain(|(_, cpus)| !cpus.without(&free).is_empty());
+    match bad.first().copied() {
         Some((queue, cpus)) => Fault::new(format!(
             "{} sends packets to processors that are to be left alone",
             device.name
@@ -65,11 +64,10 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
             "/sys/devices/system/cpu",
             format!("online {online}, isolated {isolated}"),
         )
-        .fix(format!(
-            "echo {} > {}",
-            cpus.and(&free).to_mask(),
-            super::place(device, queue)
-        ))
+        .change_masks(
+            device,
+            bad.iter().map(|(queue, cpus)| (*queue, cpus.and(&free))),
+        )
         .found(),
         None => PASS,
     }

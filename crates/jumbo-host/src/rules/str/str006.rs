@@ -46,10 +46,46 @@ fn check(view: &View<'_>) -> Outcome {
         }
     }
     fault_if((global == 0) != (queues == 0) || queues > global, || {
-        Fault::new("receive flow steering is only half set up")
+        let fault = Fault::new("receive flow steering is only half set up")
             .saw("/proc/sys/net/core/rps_sock_flow_entries", global)
-            .saw("/sys/class/net/*/queues/rx-*/rps_flow_cnt", format!("{queues} together"))
-            .fix("sysctl net.core.rps_sock_flow_entries=32768; echo 32768/QUEUES > /sys/class/net/DEV/queues/rx-N/rps_flow_cnt")
+            .saw(
+                "/sys/class/net/*/queues/rx-*/rps_flow_cnt",
+                format!("{queues} together"),
+            );
+        match global > 0 && queues == 0 {
+            true => per_queue(fault, view.now, global),
+            false => fault.set(
+                Setting::Sysctl {
+                    name: "net.core.rps_sock_flow_entries".into(),
+                },
+                queues.next_power_of_two(),
+            ),
+        }
+    })
+}
+
+/// The machine's table, shared out over the queues of its cards.
+fn per_queue(fault: Fault, host: &Snapshot, global: u64) -> Fault {
+    let cards = host
+        .devices
+        .iter()
+        .filter(|device| device.is_nic() && device.up);
+    let queues: Vec<(&Device, u32)> = cards
+        .flat_map(|device| {
+            let queues = device.rx_queues.ok().into_iter().flatten();
+            queues.map(move |queue| (device, queue.queue))
+        })
+        .collect();
+    let share = global / u64::try_from(queues.len()).unwrap_or(1).max(1);
+    // The kernel rounds up to a power of two.
+    let share = 1u64 << share.max(1).ilog2();
+    let fault = match queues.is_empty() {
+        true => fault.fix("give each queue its share: rps_flow_cnt"),
+        false => fault,
+    };
+    queues.into_iter().fold(fault, |fault, (device, queue)| {
+        let device = device.name.clone();
+        fault.set(Setting::RpsFlowCnt { device, queue }, share)
     })
 }
 

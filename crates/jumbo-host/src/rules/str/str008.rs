@@ -51,9 +51,15 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
     fault_if(
         queues.len() > 1 && unmapped == queues.len() && online > 1,
         || {
-            Fault::new(format!("processors share the transmit queues of {}", device.name))
-            .saw(format!("/sys/class/net/{}/queues/tx-*/xps_cpus", device.name), "0 on all queues")
-            .fix(format!("echo 1 > /sys/class/net/{0}/queues/tx-0/xps_cpus; echo 2 > /sys/class/net/{0}/queues/tx-1/xps_cpus; ...", device.name))
+            Fault::new(format!(
+                "processors share the transmit queues of {}",
+                device.name
+            ))
+            .saw(
+                format!("/sys/class/net/{}/queues/tx-*/xps_cpus", device.name),
+                "0 on all queues",
+            )
+            .change_xps(device, super::ladder(view.now, device))
         },
     )
 }

@@ -53,35 +53,33 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
     if irqs.len() != queues.len() || queues.len() < 2 {
         return NOT_APPLICABLE;
     }
+    let mut apart = Vec::new();
     for (queue, (number, irq)) in queues.iter().zip(&irqs) {
-        let Some(cpus) = queue
-            .xps_cpus
-            .get()?
-            .as_ref()
-            .filter(|cpus| !cpus.is_empty())
-        else {
-            continue;
-        };
+        let mapped = queue.xps_cpus.get()?.as_ref();
         let effective = irq.effective.get()?;
-        if cpus.and(effective).is_empty() {
-            let file = format!(
-                "/sys/class/net/{}/queues/tx-{}/xps_cpus",
-                device.name, queue.queue
-            );
-            return Fault::new(format!(
-                "{} frees sent packets on other processors than they came from",
-                device.name
-            ))
-            .saw(&file, cpus)
-            .saw(
-                format!("/proc/irq/{number}/effective_affinity_list"),
-                effective,
-            )
-            .fix(format!("echo {} > {file}", effective.to_mask()))
-            .found();
+        if let Some(cpus) = mapped.filter(|cpus| !cpus.is_empty())
+            && cpus.and(effective).is_empty()
+        {
+            apart.push((queue.queue, cpus, *number, effective));
         }
     }
-    PASS
+    fault_if(!apart.is_empty(), || {
+        let fault = Fault::new(format!(
+            "{} frees sent packets on other processors than they came from",
+            device.name
+        ));
+        let fault = apart
+            .iter()
+            .fold(fault, |fault, (queue, cpus, number, effective)| {
+                let file = super::xps(device, *queue).file().unwrap_or_default();
+                let irq = format!("/proc/irq/{number}/effective_affinity_list");
+                fault.saw(file, cpus).saw(irq, effective)
+            });
+        let right = apart
+            .iter()
+            .map(|(queue, _, _, effective)| (*queue, (*effective).clone()));
+        fault.change_xps(device, right)
+    })
 }
 
 #[cfg(test)]

@@ -29,9 +29,7 @@
 use super::super::prelude::*;
 #[cfg(test)]
 use crate::snapshot::Feature;
-#[cfg(test)]
-use crate::tap::TSO6;
-use crate::tap::{CHECKSUM, FailureReason, TSO4, verdict};
+use crate::tap::{CHECKSUM, FailureReason, TSO4, TSO6, verdict};
 
 pub(super) const RULE: Rule = Rule {
     id: "TAP007",
@@ -56,7 +54,7 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
         .saw_feature(device, CHECKSUM)
         .saw_feature(device, TSO4)
         .reason("HostAdminDisabled")
-        .fix(format!("ethtool -K {} tx on", device.name))
+        .turn_all(device, &[CHECKSUM, TSO4, TSO6], true)
     })
 }
 

@@ -66,7 +66,7 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
             device.name
         ))
         .saw(device.coalesce.source(), "rx-max-frames: 0")
-        .fix(format!("ethtool -C {} rx-frames 64", device.name))
+        .set(super::super::coa::knob(device, Moderation::RxFrames), 64u32)
     })
 }
 

@@ -53,7 +53,12 @@ fn check(device: &Device, view: &View<'_>) -> Outcome {
                 format!("tx_dropped: {dropped} more in {seconds:.1} s"),
             )
             .saw("rtnetlink IFLA_TXQLEN", device.tx_queue_len)
-            .fix(format!("ip link set {} txqueuelen {longer}", device.name))
+            .set(
+                Setting::TxQueueLen {
+                    device: device.name.clone(),
+                },
+                longer,
+            )
     })
 }
 

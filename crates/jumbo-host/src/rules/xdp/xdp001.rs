@@ -55,7 +55,7 @@ fn check(device: &Device, _: &View<'_>) -> Outcome {
         ))
         .saw("rtnetlink IFLA_XDP", "native")
         .saw_feature(device, name)
-        .fix(format!("ethtool -K {} lro off rx-gro-hw off", device.name))
+        .turn_all(device, &["rx-lro", "rx-gro-hw"], false)
         .found(),
         None => PASS,
     }

@@ -14,6 +14,8 @@ pub(super) enum Technique {
     Gso,
     KernelGro,
     KernelTso,
+    Lro,
+    Rsc,
 }
 
 /// What joins the hosts.
@@ -36,13 +38,15 @@ const CSUM: Caps = Caps::new(true, false, false, false, false);
 
 impl Technique {
     /// All, in the order of the page.
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::None,
         Self::Gro,
         Self::Tso,
         Self::Gso,
         Self::KernelGro,
         Self::KernelTso,
+        Self::Lro,
+        Self::Rsc,
     ];
 
     /// As in the JSON.
@@ -50,6 +54,8 @@ impl Technique {
         match self {
             Self::None => "none",
             Self::Gro => "gro",
+            Self::Lro => "lro",
+            Self::Rsc => "rsc",
             Self::Tso => "tso",
             Self::Gso => "gso",
             Self::KernelGro => "kernel_gro",
@@ -62,6 +68,10 @@ impl Technique {
         match self {
             Self::None => "the sender emits packets of MTU size; nothing is merged",
             Self::Gro => "the same packets; the switch coalesces them before the receiver",
+            Self::Lro => {
+                "as gro, for a receiver that ends its connections: sizes and ACKs may move"
+            }
+            Self::Rsc => "as lro, by the rules of Windows",
             Self::Tso => "the sender emits super-packets; they pass whole",
             Self::Gso => {
                 "the sender emits super-packets; the switch segments them for the receiver"
@@ -82,6 +92,8 @@ impl Technique {
         match self {
             Self::None => switch(CSUM, CSUM, Coalesce::Off),
             Self::Gro => switch(CSUM, Caps::ALL, Coalesce::Gro),
+            Self::Lro => switch(CSUM, Caps::ALL, Coalesce::Lro),
+            Self::Rsc => switch(CSUM, Caps::ALL, Coalesce::Rsc),
             Self::Tso => switch(Caps::ALL, Caps::ALL, Coalesce::Gro),
             Self::Gso => switch(Caps::ALL, CSUM, Coalesce::Off),
             Self::KernelGro => Path::Veth { tso: false },

@@ -26,8 +26,6 @@ reasons! {
         HeadersCut = "headers_cut",
         /// The capture kept only its beginning, so its checksum cannot be verified.
         PayloadCut = "payload_cut",
-        /// The UDP checksum is wrong.
-        UdpChecksum = "udp_checksum",
         /// Its payload fits into one segment.
         Fits = "fits",
         /// A UDP datagram that fits an MTU of 1500 bytes: its length is data and is not changed.
@@ -91,6 +89,7 @@ impl Why {
         match self {
             Self::End(End::PureAck) => "ended_by_pure_ack",
             Self::End(End::Control) => "ended_by_control",
+            Self::End(End::EmptyDatagram) => "ended_by_empty_datagram",
             Self::End(end) => end.name(),
             Self::Alone(alone) => alone.name(),
             Self::Opaque(opaque) => opaque.name(),

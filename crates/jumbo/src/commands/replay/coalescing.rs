@@ -2,8 +2,8 @@
 
 use jumbo_engine::arena::{Arena, PacketId, Pieces, SliceMemory};
 use jumbo_engine::checksum::Kernels;
-use jumbo_engine::coalesce::{Alone, Coalescer, End, GRO, Offer};
-use jumbo_engine::packet::{Packet, Transport};
+use jumbo_engine::coalesce::{Alone, Coalescer, End, Offer, Rules};
+use jumbo_engine::packet::Packet;
 use jumbo_engine::reason::Reason;
 use jumbo_engine::segment::segments;
 use jumbo_ports::capture::{CaptureError, LinkType, Record};
@@ -109,6 +109,7 @@ pub(crate) struct Coalescing {
 
 impl Coalescing {
     pub(crate) fn new(
+        rules: &Rules,
         rule: BurstRule,
         mode: ChecksumMode,
         books: Books,
@@ -120,7 +121,7 @@ impl Coalescing {
             // Held flows, what ended and waits to be taken, and the packet being looked at.
             arena: Arena::new(2 * flows + 8, FRAGS_PER_PACKET * packets + 8),
             // A fixed seed: the same capture gives the same result, and nobody is listening.
-            coalescer: Coalescer::new(&GRO, flows, 0x6a75_6d62_6f00_0001),
+            coalescer: Coalescer::new(rules, flows, 0x6a75_6d62_6f00_0001),
             kernels: Kernels::detect(),
             mode,
             rule,
@@ -210,22 +211,18 @@ impl Coalescing {
             record.data
         };
         let memory = SliceMemory::new(bytes, self.kernels);
-        let offer = self.coalescer.offer(&mut self.arena, id, &memory);
-        if let Offer::Hold(slot) = offer {
-            self.coalescer.hold(&mut self.arena, id, slot, flow.0);
-        }
+        let offer = match self.coalescer.offer(&mut self.arena, id, &memory) {
+            Offer::Hold(slot) => {
+                let held = (self.coalescer).hold(&mut self.arena, id, slot, flow.0, &memory);
+                held.map_or_else(Offer::Alone, |()| Offer::Hold(slot))
+            }
+            other => other,
+        };
         let why = match offer {
             Offer::Alone(alone) => {
                 let payload = self.arena.payload(id);
                 let sum = || checksum(self.arena.packet(id), payload, &memory);
-                Some(why_alone(
-                    alone,
-                    opaque,
-                    self.mode,
-                    record,
-                    self.arena.packet(id),
-                    sum,
-                ))
+                Some(why_alone(alone, opaque, record, sum))
             }
             _ => None,
         };
@@ -253,10 +250,7 @@ impl Coalescing {
     fn leave(&mut self, id: PacketId, flow: FlowId, why: Why) -> Result<(), CaptureError> {
         let packet = self.arena.packet(id);
         let came = came(packet);
-        let count = packet
-            .pending()
-            .gso
-            .map_or(1, |gso| segments(packet.payload_len(), gso.size));
+        let count = packets_of(packet);
         let left = Left {
             left: 1,
             came: u64::from(count),
@@ -304,24 +298,15 @@ impl Coalescing {
 fn why_alone(
     alone: Alone,
     opaque: Option<jumbo_engine::parse::Opaque>,
-    mode: ChecksumMode,
     record: &Record<'_>,
-    packet: &Packet,
     sum: impl Fn() -> Checksum,
 ) -> Why {
-    let udp = packet.layers().transport == Transport::Udp;
     match (alone, opaque) {
         (_, Some(opaque)) => Why::Opaque(opaque),
-        (Alone::TcpChecksum, None) if record.is_cut() && sum() == Checksum::Unknown => {
-            Why::Own(Own::PayloadCut)
-        }
-        (Alone::NotTcp, None)
-            if udp
-                && mode != ChecksumMode::Trust
-                && packet.pending().csum == jumbo_engine::pending::Csum::Unverified
-                && sum() == Checksum::Wrong =>
+        (Alone::TcpChecksum | Alone::UdpChecksum, None)
+            if record.is_cut() && sum() == Checksum::Unknown =>
         {
-            Why::Own(Own::UdpChecksum)
+            Why::Own(Own::PayloadCut)
         }
         (alone, None) => Why::Alone(alone),
     }
@@ -340,6 +325,16 @@ fn envelope<'a>(buffer: &'a Buffer, payload: Pieces<'_>) -> Envelope<'a> {
         link: first.map_or(LinkType::Ethernet, |mark| mark.link),
         cooked: cooked.unwrap_or(&[]),
         ts_ns: last.map_or(0, |mark| mark.ts_ns),
+    }
+}
+
+/// How many packets of the capture it is made of.
+fn packets_of(packet: &Packet) -> u32 {
+    let pending = packet.pending();
+    match (pending.lossy, pending.gso) {
+        (Some(lossy), _) => u32::from(lossy.segments) + u32::from(lossy.acks),
+        (None, Some(gso)) => segments(packet.payload_len(), gso.size),
+        (None, None) => 1,
     }
 }
 

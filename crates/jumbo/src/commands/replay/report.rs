@@ -16,6 +16,9 @@ pub(crate) struct Report {
     pub(crate) input: String,
     /// `coalesce` or `segment`.
     pub(crate) mode: &'static str,
+    /// The personality; absent when segmenting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) coalesce: Option<&'static str>,
     /// `auto`, `verify` or `trust`.
     pub(crate) checksum: &'static str,
     /// Packets of a burst at most, or `all`; absent when segmenting.
@@ -128,6 +131,7 @@ impl Report {
                 .as_ref()
                 .map_or_else(|| "sample".into(), |path| path.display().to_string()),
             mode: if segmenting { "segment" } else { "coalesce" },
+            coalesce: (!segmenting).then(|| args.coalesce.rules().name),
             checksum: checksum(args.checksum),
             burst: (!segmenting).then_some(burst(args.burst)),
             gap_us: shown(args.gap_us).filter(|_| args.burst != Burst::All),

@@ -167,7 +167,7 @@ fn gso_of(packet: &Packet, size: u16, sum: impl FnOnce() -> Checksum) -> Result<
     match (sum(), kind) {
         (Checksum::Right, _) => {}
         (Checksum::Unknown, _) => return Err(Why::Own(Own::PayloadCut)),
-        (Checksum::Wrong, GsoKind::Udp) => return Err(Why::Own(Own::UdpChecksum)),
+        (Checksum::Wrong, GsoKind::Udp) => return Err(Why::Alone(Alone::UdpChecksum)),
         (Checksum::Wrong, _) => return Err(Why::Alone(Alone::TcpChecksum)),
     }
     Ok(Gso {
