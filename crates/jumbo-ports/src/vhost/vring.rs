@@ -273,6 +273,16 @@ impl Vring {
         }
     }
 
+    /// Whether these chains are all that the ring can hold. A chain of several
+    /// descriptors of a split ring counts as one: then this is never known.
+    pub(super) fn is_all<'a>(&self, chains: impl Iterator<Item = &'a Chain>) -> bool {
+        let size = match &self.kind {
+            Kind::Split(split) => split.size,
+            Kind::Packed(packed) => packed.size,
+        };
+        chains.map(|chain| usize::from(chain.count)).sum::<usize>() >= usize::from(size)
+    }
+
     /// Asks for no kicks.
     #[inline]
     pub(super) fn silence(&mut self) {
