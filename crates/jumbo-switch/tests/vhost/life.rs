@@ -841,10 +841,8 @@ fn half_given_back(count: u64, offset: u64, last_too: bool) {
     let packed = b.net.lane(0).ring.packed();
     let first = packed.next_used();
     let last = first.forward(count as u16 - 1, 8);
-    for at in [Some(first), last_too.then_some(last)]
-        .into_iter()
-        .flatten()
-    {
+    let last = Some(last).filter(|last| last_too && *last != first);
+    for at in [Some(first), last].into_iter().flatten() {
         let mut entry = packed.descriptor(at.index);
         let used = AVAIL * u16::from(at.wrap) | USED * u16::from(at.wrap);
         assert_eq!(entry.flags & (AVAIL | USED), used, "it was given back");
