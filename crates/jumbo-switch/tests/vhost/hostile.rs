@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use jumbo_engine::reason::Reason;
 use jumbo_engine::vnet::HeaderFault;
 use jumbo_ports::queue::TxFault;
-use jumbo_testkit::oracle::{VnetForm, VnetHeader, vnet_flags, vnet_gso};
+use jumbo_testkit::oracle::{VnetForm, VnetHeader, vnet_gso};
 use jumbo_testkit::virtio::{
     AVAIL, DriverQueue, INDIRECT, Indirect, MemoryLayout, NEXT, Options, PackedDescriptor, Piece,
     Position, SplitDescriptor, USED, VirtioNet, WRITE, feature,
@@ -1078,7 +1078,10 @@ fn strange_doorbells_harm_nobody() {
                 // Readable for ever.
                 _ => {
                     let kick = reader.take().expect("there");
-                    front.set_vring_kick(1, Some(kick.as_fd())).expect("taken");
+                    evil.net
+                        .front()
+                        .set_vring_kick(1, Some(kick.as_fd()))
+                        .expect("taken");
                     drop(kick);
                     drop(writer);
                 }
