@@ -44,6 +44,34 @@ impl Standing {
         used | first << 16 | last << 32 | LIVE
     }
 
+    /// The same as the front end's region has it: used_idx; old_used_idx, which is
+    /// where the chains begin that the guest was not yet shown; both wrap counters
+    /// in a byte each; and, in padding, our `last`.
+    fn to_front_end_word(self) -> u64 {
+        let [used, first, last] = [self.used, self.first, self.last].map(u64::from);
+        let (index, wrap) = (|at: u64| at & 0x7fff, |at: u64| at >> 15);
+        index(used) | index(first) << 16 | wrap(used) << 32 | wrap(first) << 40 | last << 48
+    }
+
+    fn of_front_end_word(word: u64) -> Self {
+        let half = |at: u32| (word >> at) as u16;
+        let place = |index: u16, wrap: u8| index & 0x7fff | u16::from(wrap & 1) << 15;
+        Self {
+            used: place(half(0), half(32) as u8),
+            first: place(half(16), half(40) as u8),
+            last: half(48),
+            witness: None,
+        }
+    }
+
+    /// The same as a position: everything taken was given back.
+    pub(super) fn position(self) -> Position {
+        Position {
+            avail: self.used,
+            used: Some(self.used),
+        }
+    }
+
     fn of_words(word: u64, witness: u64) -> Self {
         Self {
             used: word as u16,
@@ -70,10 +98,7 @@ impl Keeper {
     #[inline]
     pub(super) fn keep(&self, standing: Standing) {
         let word = if self.front_end {
-            // used_idx, old_used_idx, and both wrap counters in a byte each.
-            let index = u64::from(standing.used & 0x7fff);
-            let wrap = u64::from(standing.used >> 15);
-            index | index << 16 | wrap << 32 | wrap << 40
+            standing.to_front_end_word()
         } else {
             standing.to_word()
         };
@@ -124,7 +149,7 @@ impl Inflight {
     }
 
     /// The keeper of a ring, and where the ring stood when another process kept it.
-    pub(super) fn ring(&self, index: usize, size: u16) -> Option<(Keeper, Option<Position>)> {
+    pub(super) fn ring(&self, index: usize, size: u16) -> Option<(Keeper, Option<Standing>)> {
         if index >= usize::from(self.queues) || size > self.queue_size {
             return None;
         }
@@ -136,8 +161,6 @@ impl Inflight {
         let word = |at: u64| u16::from_le_bytes([header[at as usize], header[at as usize + 1]]);
         let version = word(inflight::packed::VERSION_AT);
         let known = version == inflight::VERSION && word(inflight::packed::DESC_NUM_AT) == size;
-        let used_wrap = u16::from(header[inflight::packed::USED_WRAP_AT as usize] != 0);
-        let used = word(inflight::packed::USED_IDX_AT) | used_wrap << 15;
         if !known {
             let mut head = inflight::VERSION.to_le_bytes().to_vec();
             head.extend(size.to_le_bytes());
@@ -149,11 +172,9 @@ impl Inflight {
             at: start + inflight::packed::USED_IDX_AT,
             front_end: true,
         };
-        let position = Position {
-            avail: used,
-            used: Some(used),
-        };
-        Some((keeper, known.then_some(position)))
+        let word = header[inflight::packed::USED_IDX_AT as usize..].first_chunk()?;
+        let standing = Standing::of_front_end_word(u64::from_le_bytes(*word));
+        Some((keeper, known.then_some(standing)))
     }
 }
 

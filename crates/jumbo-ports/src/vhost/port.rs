@@ -16,7 +16,7 @@ use super::connection::Ended;
 use super::device::{DataPath, Device, LogSpec, Position, ResumeError, RingState};
 use super::feature;
 use super::guest::GuestMemory;
-use super::keep::{Inflight, Kept};
+use super::keep::{Inflight, Kept, Standing};
 use super::offer::{Offer, QUEUE_PAIRS_MAX};
 use super::queue::{
     FromGuest, Health, NoGuest, Ring, Shared, Terms, ToGuest, VhostQueue, WAYS_MAX, Way,
@@ -468,10 +468,11 @@ impl Maker<'_> {
         let inflight = inflight.and_then(|region| region.ring(index, ring.size));
         let left = self.kept.and_then(|kept| kept.standing(index, ring));
         let keeper = self.kept.and_then(|kept| kept.begin(index, ring));
-        let (front_end, position) = inflight.unzip();
+        let (front_end, in_region) = inflight.unzip();
+        let in_region = in_region.flatten();
         let setup = Setup {
             ring,
-            position: position.flatten().unwrap_or(ring.position),
+            position: in_region.map_or(ring.position, Standing::position),
             memory: &self.terms.memory,
             direction,
             packed: self.device.is_packed(),
@@ -481,7 +482,10 @@ impl Maker<'_> {
             keepers: [keeper, front_end].into_iter().flatten().collect(),
         };
         let mut vring = Vring::new(&setup).map_err(|fault| format!("ring {index}: {fault}"))?;
-        if let Some(standing) = left {
+        // The front end knows which ring its region is of; our file must be doubted.
+        if let Some(standing) = in_region {
+            vring.finish(standing);
+        } else if let Some(standing) = left {
             vring.resume(standing);
         }
         Ok(vring)

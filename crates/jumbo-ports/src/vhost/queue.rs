@@ -76,11 +76,16 @@ impl Ring {
         }
     }
 
-    /// The guest broke the rules: says so, and to the front end.
+    /// The guest broke the rules: says so, and to the front end. What is read where
+    /// memory was truncated breaks them too.
     #[cold]
-    fn broken(&self, health: &Health, fault: RingFault) {
+    fn broken(&self, terms: &Terms, fault: RingFault) {
+        let fault = match terms.memory.is_dead() {
+            true => RingFault::MemoryTruncated,
+            false => fault,
+        };
         // The first reason stays.
-        let _ = health.set(format!("ring {}: {fault}", self.index));
+        let _ = terms.health.set(format!("ring {}: {fault}", self.index));
         if let Some(err) = &self.err {
             signal(err);
         }
@@ -220,9 +225,13 @@ impl ToGuest {
                 }
                 Ok(Some(_)) => TxFault::TooLong,
                 Ok(None) if !self.chains.is_empty() && !terms.mergeable => TxFault::TooLong,
+                // The whole ring would not do: nothing to wait for.
+                Ok(None) if self.ring.vring.is_all(self.chains.iter().map(|c| &c.0)) => {
+                    TxFault::TooLong
+                }
                 Ok(None) => TxFault::QueueFull,
                 Err(fault) => {
-                    self.ring.broken(&terms.health, fault);
+                    self.ring.broken(terms, fault);
                     TxFault::Stopped
                 }
             };
@@ -501,12 +510,6 @@ fn epoll_of(rings: &[FromGuest]) -> Result<OwnedFd, Errno> {
 
 impl Queue for VhostQueue {
     fn rx(&mut self, burst: &mut Burst, stats: &mut RxStats) -> RxEnd {
-        if self.terms.memory.is_dead()
-            && let Some(from) = self.from.first()
-        {
-            from.ring
-                .broken(&self.terms.health, RingFault::MemoryTruncated);
-        }
         if self.terms.health.get().is_some() {
             return RxEnd::Stopped;
         }
@@ -521,12 +524,17 @@ impl Queue for VhostQueue {
                     break;
                 }
                 Err(fault) => {
-                    self.from[index].ring.broken(&self.terms.health, fault);
+                    self.from[index].ring.broken(&self.terms, fault);
                     return RxEnd::Stopped;
                 }
             }
         }
         self.turn = self.turn.wrapping_add(1);
+        // What reads as zeros may look like an empty ring, and would never be looked at again.
+        if let (true, Some(from)) = (self.terms.memory.is_dead(), self.from.first()) {
+            from.ring.broken(&self.terms, RingFault::MemoryTruncated);
+            return RxEnd::Stopped;
+        }
         end
     }
 

@@ -273,6 +273,16 @@ impl Vring {
         }
     }
 
+    /// Whether these chains are all that the ring can hold. A chain of several
+    /// descriptors of a split ring counts as one: then this is never known.
+    pub(super) fn is_all<'a>(&self, chains: impl Iterator<Item = &'a Chain>) -> bool {
+        let size = match &self.kind {
+            Kind::Split(split) => split.size,
+            Kind::Packed(packed) => packed.size,
+        };
+        chains.map(|chain| usize::from(chain.count)).sum::<usize>() >= usize::from(size)
+    }
+
     /// Asks for no kicks.
     #[inline]
     pub(super) fn silence(&mut self) {
@@ -310,14 +320,21 @@ impl Vring {
 
     /// Whether the ring stands where another process left it; then goes on from there.
     pub(super) fn resume(&mut self, standing: Standing) -> bool {
-        let Kind::Packed(packed) = &mut self.kind else {
-            return false;
+        let stands = match &self.kind {
+            Kind::Split(_) => false,
+            Kind::Packed(packed) => packed.stands(standing),
         };
-        let stands = packed.stands(standing);
         if stands {
-            packed.resume(standing, self.walk.direction == Direction::ToGuest);
+            self.finish(standing);
         }
         stands
+    }
+
+    /// Goes on where another process ended.
+    pub(super) fn finish(&mut self, standing: Standing) {
+        if let Kind::Packed(packed) = &mut self.kind {
+            packed.resume(standing, self.walk.direction == Direction::ToGuest);
+        }
     }
 
     /// Writes `head`, then all of `payload`, into `bufs`. Returns the bytes written,

@@ -1,13 +1,14 @@
 //! Front ends that come, go, stop, change their minds and move; and a switch that is restarted under them.
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use jumbo_ports::queue::TxFault;
 use jumbo_testkit::virtio::{
-    DriverQueue, FrontEnd, FrontEndListener, GUEST_OFFLOADS, HOST_OFFLOADS, MemoryLayout, Options,
-    SharedFile, VirtioNet, feature, protocol,
+    AVAIL, DriverQueue, FrontEnd, FrontEndListener, GUEST_OFFLOADS, HOST_OFFLOADS, MemoryLayout,
+    Options, Position, SharedFile, USED, VirtioNet, WRITE, feature, protocol,
 };
 
 use crate::rig::{BROADCAST, Guest, Rig, SOON, acquaint, eventually, mac, raw};
@@ -279,7 +280,6 @@ fn the_mtu_of_a_guest_is_the_ports() {
     }
     let with_mtu = Options {
         features: feature::ANY_LAYOUT | feature::MTU,
-        protocol: Options::default().protocol | protocol::CONFIG,
         mtu: Some(1500),
         tx_len: 9014,
         ..Options::default()
@@ -298,15 +298,6 @@ fn the_mtu_of_a_guest_is_the_ports() {
     assert_eq!(rig.port_state(0).info.mtu, 9000);
     assert_eq!(rig.port_state(1).info.mtu, 1500);
     let [a, b] = &mut guests;
-    // struct virtio_net_config: mtu is at byte 10.
-    assert_eq!(
-        b.net.front().config(10, 2).expect("config"),
-        1500_u16.to_le_bytes()
-    );
-    assert_eq!(
-        a.net.front().config(10, 2).expect("config"),
-        9000_u16.to_le_bytes()
-    );
     let tagged = 14 + 1500;
     a.send(0, &raw(mac(1), 0, 1, tagged));
     assert_eq!(b.recv().packet.len(), tagged);
@@ -485,6 +476,8 @@ fn a_burst_is_one_kick_and_one_call() {
             assert_eq!(b.drain().len() as u64, count);
             calls
         };
+        // A ring that begins is called once.
+        let _ = b.net.lane(0).call.drain();
         // Wanted.
         // A worker that is awake already may see a burst in parts; one that sleeps sees it whole.
         let mut least = u64::MAX;
@@ -529,6 +522,9 @@ struct Restarts {
 }
 
 impl Restarts {
+    /// Long, so that a burst takes its time.
+    const LEN: usize = 2000;
+
     fn new() -> Self {
         Self {
             sent: 0,
@@ -539,7 +535,7 @@ impl Restarts {
 
     fn send(&mut self, a: &mut Guest, count: u64) {
         for _ in 0..count {
-            let packet = raw(mac(1), 0, self.sent, 300);
+            let packet = raw(mac(1), 0, self.sent, Self::LEN);
             if !a.net.try_send(0, &[0; 12], &packet).expect("no fault") {
                 return;
             }
@@ -552,7 +548,7 @@ impl Restarts {
     fn take(&mut self, b: &mut Guest) {
         for got in b.drain() {
             let number = u64::from_le_bytes(got.packet[14..22].try_into().expect("eight"));
-            assert_eq!(got.packet, raw(mac(1), 0, number, 300));
+            assert_eq!(got.packet, raw(mac(1), 0, number, Self::LEN));
             assert!(
                 number <= self.next,
                 "{} is missing before {number}",
@@ -565,19 +561,41 @@ impl Restarts {
 
     #[track_caller]
     fn finish(&mut self, a: &mut Guest, b: &mut Guest) {
-        a.net.wait_sent(0).expect("all given back");
-        eventually(
-            || {
-                self.take(b);
-                self.next >= self.sent
-            },
-            || "the last packets".into(),
-        );
+        let sent = a.net.wait_sent(0);
+        assert!(sent.is_ok(), "{}: {sent:?}", stands(a, 1));
+        let end = Instant::now() + SOON;
+        while self.next < self.sent {
+            self.take(b);
+            let what = format!("{} of {}, {} again", self.next, self.sent, self.again);
+            assert!(Instant::now() < end, "{what}, {}", stands(b, 0));
+        }
         for (ring, guest) in [(0, &mut *a), (0, b)] {
             let lane = guest.net.lane(ring);
             assert_eq!(lane.ring.held(), lane.ring.size(), "no buffer is lost");
         }
         assert_eq!(a.net.lane(1).ring.held(), 0);
+    }
+}
+
+/// What a ring says of itself, for a test that fails.
+fn stands(guest: &mut Guest, ring: usize) -> String {
+    match &guest.net.lane(ring).ring {
+        DriverQueue::Split(split) => {
+            format!("used {}, avail {}", split.used_idx(), split.avail_idx())
+        }
+        DriverQueue::Packed(packed) => {
+            let flags = |index| packed.descriptor(index).flags;
+            let sides = |f: u16| u8::from(f & AVAIL != 0) * 10 + u8::from(f & USED != 0);
+            let all: Vec<_> = (0..packed.size())
+                .map(|index| format!("{:02}", sides(flags(index))))
+                .collect();
+            format!(
+                "next used {:?}, next avail {:?}: {}",
+                packed.next_used(),
+                packed.next_avail(),
+                all.join(" ")
+            )
+        }
     }
 }
 
@@ -617,11 +635,16 @@ fn a_switch_that_ends_in_order_and_starts_again_loses_nothing() {
 }
 
 /// A switch in a process of its own, that can be killed.
-struct Process(Child);
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    /// Open, so that it may write until its end.
+    _said: BufReader<ChildStdout>,
+}
 
 impl Process {
     /// With a port at each socket. `client`: it connects to them.
-    fn start(sockets: &[&Path], client: bool) -> Self {
+    fn start(sockets: &[&Path], client: bool, keeps: bool) -> Self {
         let list: Vec<_> = sockets.iter().map(|p| p.display().to_string()).collect();
         let mut child = Command::new(std::env::current_exe().expect("we run"))
             .args([
@@ -632,31 +655,34 @@ impl Process {
             ])
             .env("JUMBO_TEST_SOCKETS", list.join(":"))
             .env("JUMBO_TEST_CLIENT", if client { "1" } else { "" })
+            .env("JUMBO_TEST_KEEPS", if keeps { "1" } else { "" })
             // It ends with us.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("started");
-        let said = BufReader::new(child.stdout.take().expect("piped"));
+        let mut said = BufReader::new(child.stdout.take().expect("piped"));
         let ready = said
+            .by_ref()
             .lines()
             .map_while(Result::ok)
             .any(|line| line.ends_with("ready"));
         assert!(ready, "it starts");
-        Self(child)
+        Self { child, _said: said }
     }
 
     /// SIGKILL.
     fn kill(mut self) {
-        self.0.kill().expect("our own child");
-        self.0.wait().expect("it ends");
+        self.child.kill().expect("our own child");
+        self.child.wait().expect("it ends");
     }
 }
 
 impl Drop for Process {
+    /// In order: it says what it saw.
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
     }
 }
 
@@ -667,23 +693,41 @@ fn switch_in_a_process_of_its_own() {
     let Ok(sockets) = std::env::var("JUMBO_TEST_SOCKETS") else {
         return;
     };
-    let is_client = std::env::var("JUMBO_TEST_CLIENT").is_ok_and(|value| !value.is_empty());
+    let is_set = |name: &str| std::env::var(name).is_ok_and(|value| !value.is_empty());
+    let (is_client, keeps) = (is_set("JUMBO_TEST_CLIENT"), is_set("JUMBO_TEST_KEEPS"));
     let mut rig = Rig::new(1);
     for socket in sockets.split(':') {
         rig.port(|config| {
             config.path = socket.into();
             config.client = is_client;
-            config.state = Some(PathBuf::from(format!("{socket}.rings")));
+            config.state = keeps.then(|| format!("{socket}.state").into());
         });
     }
     println!("ready");
     // Until whoever started us closes it.
     let _ = std::io::stdin().lines().count();
+    let state = rig.state();
+    eprintln!(
+        "{:?}\ndrops of the last: {:?}",
+        state.books,
+        crate::support::drops(&state)
+    );
+}
+
+/// Who knows where a ring stands when the switch has died.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+enum Keeps {
+    /// The guest's memory alone.
+    Nobody,
+    /// The switch's own file.
+    Switch,
+    /// The front end's in-flight area.
+    FrontEnd,
 }
 
 /// Kill -9 at any moment, and start again.
 #[track_caller]
-fn killed(packed: bool, client: bool) {
+fn killed(packed: bool, client: bool, keeps: Keeps, rounds: u64) {
     let folder = tempfile::tempdir().expect("a folder");
     let paths = ["a", "b"].map(|name| folder.path().join(name));
     let sockets = [paths[0].as_path(), paths[1].as_path()];
@@ -693,45 +737,129 @@ fn killed(packed: bool, client: bool) {
         Some(listeners) => listeners[n].accept(SOON).expect("it connects"),
         None => FrontEnd::connect(sockets[n], SOON).expect("it listens"),
     };
-    let mut process = Process::start(&sockets, client);
+    let process = || Process::start(&sockets, client, keeps == Keeps::Switch);
+    let mut options = Options {
+        queue_size: 256,
+        ..format(packed)
+    };
+    if keeps == Keeps::FrontEnd {
+        options.protocol |= protocol::INFLIGHT_SHMFD;
+    }
+    let mut switch = process();
     let mut guests = [0, 1].map(|n| Guest {
-        net: VirtioNet::start(front(n), format(packed)).expect("a start"),
+        net: VirtioNet::start(front(n), options.clone()).expect("a start"),
         n,
     });
     let [a, b] = &mut guests;
     let mut restarts = Restarts::new();
-    for round in 0..10 {
-        for _ in 0..round * 7 {
-            restarts.send(a, 17);
-            restarts.take(b);
+    for round in 0..rounds {
+        restarts.send(a, 256);
+        // Any moment of the burst, from before the switch wakes up to after it is done.
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_micros(7 * (round % 100)) {
+            std::hint::spin_loop();
         }
-        restarts.send(a, 60);
-        process.kill();
+        switch.kill();
         restarts.take(b);
         a.net.disconnect();
         b.net.disconnect();
-        process = Process::start(&sockets, client);
-        for guest in [&mut *b, &mut *a] {
-            guest.net.reconnect(front(guest.n)).expect("reconnected");
-        }
+        switch = process();
+        b.net.reconnect(front(b.n)).expect("reconnected");
+        // What the last switch had left unfinished was shown now. There must be room for all that may come again: it is
+        // flooded, and waits for nobody.
+        restarts.take(b);
+        a.net.reconnect(front(a.n)).expect("reconnected");
         restarts.finish(a, b);
     }
-    assert!(restarts.sent > 1000, "{}", restarts.sent);
+    println!(
+        "packed {packed}, {keeps:?}: {} packets came again",
+        restarts.again
+    );
 }
 
 #[test]
 fn a_killed_switch_is_followed_by_the_next_on_split_rings() {
-    killed(false, false);
+    killed(false, false, Keeps::Nobody, 100);
 }
 
 #[test]
 fn a_killed_switch_that_connects_is_followed_by_the_next() {
-    killed(false, true);
+    killed(false, true, Keeps::Nobody, 100);
+    killed(true, true, Keeps::Switch, 100);
 }
 
 #[test]
 fn a_killed_switch_is_followed_by_the_next_on_packed_rings() {
-    killed(true, false);
+    killed(true, false, Keeps::Switch, 200);
+}
+
+#[test]
+fn a_front_end_that_keeps_what_is_in_flight_goes_on_with_another_switch() {
+    killed(false, false, Keeps::FrontEnd, 50);
+    killed(true, false, Keeps::FrontEnd, 200);
+}
+
+/// The moments in which a packed ring is half given back, one by one: the guest is shown the first entry of a burst
+/// last, and each entry's flags are stored after its place was kept.
+#[test]
+fn entries_that_were_not_finished_are_finished_by_the_next_switch() {
+    for count in 1..=4_u64 {
+        for offset in 0..=17 {
+            half_given_back(count, offset, false);
+            half_given_back(count, offset, true);
+        }
+    }
+}
+
+#[track_caller]
+fn half_given_back(count: u64, offset: u64, last_too: bool) {
+    let mut rig = Rig::of(1, 2, 1);
+    let options = Options {
+        queue_size: 8,
+        protocol: Options::default().protocol | protocol::INFLIGHT_SHMFD,
+        ..format(true)
+    };
+    let mut guests = [0, 1].map(|n| rig.guest(n, options.clone()));
+    acquaint(&rig, &mut guests);
+    let [a, b] = &mut guests;
+    let mut numbers = Numbers::new();
+    for _ in 0..offset {
+        numbers.send(a, 1, 1);
+        numbers.recv(0, b);
+    }
+    for _ in 0..count {
+        let packet = raw(mac(1), 0, numbers.sent, 200);
+        assert!(a.net.queue_packet(0, &[0; 12], &packet).expect("room"));
+        numbers.sent += 1;
+    }
+    a.net.flush(0).expect("a kick");
+    a.net.wait_sent(0).expect("taken");
+    rig.quiet();
+    let paths = rig.end();
+    a.net.disconnect();
+    b.net.disconnect();
+    let packed = b.net.lane(0).ring.packed();
+    let first = packed.next_used();
+    let last = first.forward(count as u16 - 1, 8);
+    let last = Some(last).filter(|last| last_too && *last != first);
+    for at in [Some(first), last].into_iter().flatten() {
+        let mut entry = packed.descriptor(at.index);
+        let used = AVAIL * u16::from(at.wrap) | USED * u16::from(at.wrap);
+        assert_eq!(entry.flags & (AVAIL | USED), used, "it was given back");
+        entry.flags = if at.wrap { AVAIL } else { USED } | WRITE;
+        packed.raw_descriptor(at.index, &entry);
+    }
+    rig.begin(paths);
+    for guest in [&mut *b, &mut *a] {
+        let front = FrontEnd::connect(&rig.ports[guest.n].path, SOON).expect("there again");
+        guest.net.reconnect(front).expect("reconnected");
+    }
+    numbers.recv(0, b);
+    for _ in 0..20 {
+        numbers.send(a, 1, 4);
+        numbers.recv(0, b);
+    }
+    assert_eq!(rig.quiet().books.dropped, 0);
 }
 
 /// Without a doubt the rings are what the test says they are.

@@ -69,16 +69,25 @@ impl Rig {
 
     /// Ends the switch in order, and starts another with the same ports.
     pub(crate) fn restart(&mut self, workers: usize) {
-        let paths: Vec<_> = self.ports.drain(..).map(|port| port.path).collect();
+        self.workers = workers;
+        let paths = self.end();
+        self.begin(paths);
+    }
+
+    /// Ends the switch in order. Returns the sockets of its ports.
+    pub(crate) fn end(&mut self) -> Vec<PathBuf> {
+        let empty = Switch::start(&SwitchConfig::default()).expect("a switch starts");
+        drop(std::mem::replace(&mut self.switch, empty));
+        self.ports.drain(..).map(|port| port.path).collect()
+    }
+
+    /// A fresh switch with ports at these sockets.
+    pub(crate) fn begin(&mut self, paths: Vec<PathBuf>) {
         let config = SwitchConfig {
-            workers,
+            workers: self.workers,
             ..SwitchConfig::default()
         };
-        // First the old one: it holds the sockets.
-        drop(std::mem::replace(
-            &mut self.switch,
-            Switch::start(&config).expect("a switch"),
-        ));
+        self.switch = Switch::start(&config).expect("a switch starts");
         for path in paths {
             self.port(|config| config.path = path);
         }

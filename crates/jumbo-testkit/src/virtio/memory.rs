@@ -9,6 +9,10 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use super::sys::Mapping;
 pub use super::sys::Window;
 
+/// Bytes of a fence, and what stands in it.
+const FENCE_LEN: u64 = 64 << 10;
+const FENCE_BYTE: u8 = 0xA5;
+
 /// One region, as a vhost-user back end is told of it.
 #[derive(Clone, Debug)]
 pub struct Region {
@@ -104,6 +108,8 @@ impl Region {
 #[derive(Clone, Debug)]
 pub struct GuestMemory {
     regions: Vec<Region>,
+    /// Memory beside them, in the same file, that nobody is told of.
+    fences: Vec<Region>,
     /// The region to take the next buffer from, so that buffers lie in all of them in turns.
     turn: usize,
 }
@@ -136,6 +142,36 @@ impl GuestMemory {
         Ok(Self::of(mapped))
     }
 
+    /// One region between two fences: memory before and behind it in its file, of which no back end is told and where
+    /// nothing may be written.
+    pub fn fenced(guest_addr: u64, len: u64) -> io::Result<Self> {
+        let around = [
+            (guest_addr - FENCE_LEN, FENCE_LEN),
+            (guest_addr, len),
+            (guest_addr + len, FENCE_LEN),
+        ];
+        let mut memory = Self::in_one_file(&around)?;
+        memory.fences = vec![memory.regions.remove(2), memory.regions.remove(0)];
+        for fence in &memory.fences {
+            let window = fence.mapping.window(0, fence.len as usize);
+            window
+                .expect("all of it")
+                .fill(0, fence.len as usize, FENCE_BYTE);
+        }
+        Ok(memory)
+    }
+
+    /// Whether nobody has written beside the memory.
+    #[must_use]
+    pub fn fences_intact(&self) -> bool {
+        self.fences.iter().all(|fence| {
+            let mut bytes = vec![0; fence.len as usize];
+            let window = fence.mapping.window(0, bytes.len());
+            window.expect("all of it").read(0, &mut bytes);
+            bytes.iter().all(|byte| *byte == FENCE_BYTE)
+        })
+    }
+
     /// What a back end was told: (guest address, length, offset in the file) with the file of each.
     pub(super) fn received(regions: Vec<([u64; 3], OwnedFd)>) -> io::Result<Self> {
         let map = |([at, len, offset], file): ([u64; 3], OwnedFd)| {
@@ -147,7 +183,11 @@ impl GuestMemory {
     }
 
     fn of(regions: Vec<Region>) -> Self {
-        Self { regions, turn: 0 }
+        Self {
+            regions,
+            fences: Vec::new(),
+            turn: 0,
+        }
     }
 
     /// One region of `mebibytes` MiB from guest address 0.

@@ -30,6 +30,8 @@ pub enum MemoryLayout {
     Scattered(usize),
     /// The same in one memfd, so that mappings have offsets.
     OneFile(usize),
+    /// One region, not at address 0, with fences around it ([`GuestMemory::fenced`]).
+    Fenced,
 }
 
 /// What kind of card and driver.
@@ -165,6 +167,7 @@ impl Options {
             MemoryLayout::One => GuestMemory::new(&[(0, region(1))]),
             MemoryLayout::Scattered(parts) => GuestMemory::new(&scattered(parts)),
             MemoryLayout::OneFile(parts) => GuestMemory::in_one_file(&scattered(parts)),
+            MemoryLayout::Fenced => GuestMemory::fenced(1 << 32, region(1)),
         }
     }
 }
