@@ -10,6 +10,7 @@ use crate::checksum::{Sum, pseudo_v4, pseudo_v6};
 use crate::packet::{HEADER_ROOM, L3_AT, Net, Packet, Transport};
 use crate::pending::{Caps, Csum, Cwr, Gso, GsoKind, Pending};
 use crate::reasons;
+use crate::segment::segments;
 use crate::superpacket;
 
 const F_NEEDS_CSUM: u8 = 1;
@@ -195,18 +196,22 @@ impl VnetHeader {
     }
 
     /// The header for a port of these capabilities: [`VnetHeader::of`], and for one
-    /// that wants it how many segments a lossy super-packet had (RSC_INFO; virtio
-    /// 1.3 section 5.1.6.4.1: the count stands in `csum_start`, duplicate ACKs in
-    /// `csum_offset`, and a driver that negotiated RSC_EXT reads neither as a place).
+    /// that wants it how many segments a TCP super-packet has (RSC_INFO; virtio 1.3
+    /// section 5.1.6.4.1: each must say so; the count stands in `csum_start`,
+    /// duplicate ACKs in `csum_offset`, and a driver that negotiated RSC_EXT reads
+    /// neither as a place).
     #[inline]
     pub fn for_port(packet: &Packet, takes: Caps) -> Self {
         let mut header = Self::of(packet);
-        let lossy = packet.pending.lossy.filter(|_| takes.rsc_info());
-        let tcp = packet.layers.transport == Transport::Tcp;
-        if let (Some(lossy), true, true) = (lossy, tcp, header.is_gso()) {
+        let gso = packet.pending.gso.filter(|_| takes.rsc_info());
+        if let Some(gso) = gso.filter(|gso| gso.kind != GsoKind::Udp) {
+            let (segments, dup_acks) = match packet.pending.lossy {
+                Some(lossy) => (lossy.segments, lossy.dup_acks),
+                None => (segments(packet.payload_len, gso.size) as u16, 0),
+            };
             header.flags |= F_RSC_INFO;
-            header.csum_start = lossy.segments;
-            header.csum_offset = lossy.dup_acks;
+            header.csum_start = segments;
+            header.csum_offset = dup_acks;
         }
         header
     }

@@ -17,7 +17,7 @@ use jumbo_ports::tap::{self, TapConfig, TapError};
 use jumbo_ports::vhost::{self, Notice, VhostConfig};
 use jumbo_switch::counters::PortCounters;
 use jumbo_switch::switch::{self, Event, Switch as Workers, SwitchConfig, SwitchError};
-use jumbo_switch::topology::PortId;
+use jumbo_switch::topology::{self, PortId};
 
 use crate::config;
 use crate::config::values::Mtu;
@@ -189,6 +189,7 @@ fn open_device(spec: &PortSpec, workers: usize) -> Result<queue::Port, CliError>
                 mtu: spec.mtu.map(Mtu::get),
                 packed: *packed,
                 hash_report: *hash_report,
+                rsc_ext: spec.coalesce.0 == topology::Coalesce::Rsc,
                 state,
                 ..VhostConfig::new(path.as_path().to_owned(), workers)
             };

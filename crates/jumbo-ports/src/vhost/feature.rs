@@ -64,6 +64,8 @@ features! {
     HOST_USO = 56;
     /// The hash of each packet.
     HASH_REPORT = 57;
+    /// How many segments a super-packet to the guest has.
+    RSC_EXT = 61;
 }
 
 /// Protocol feature bits, as masks (vhost-user, "Protocol features").

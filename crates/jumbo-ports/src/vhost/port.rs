@@ -50,6 +50,9 @@ pub struct VhostConfig {
     pub packed: bool,
     /// Whether the guest may have each packet's hash.
     pub hash_report: bool,
+    /// Whether the guest may have the number of segments of each super-packet, as
+    /// Windows wants it for its statistics (VIRTIO_NET_F_RSC_EXT).
+    pub rsc_ext: bool,
     /// A file of ours in which to keep where packed rings stand, so that a guest
     /// survives the sudden end of this process.
     pub state: Option<PathBuf>,
@@ -69,6 +72,7 @@ impl VhostConfig {
             mtu: None,
             packed: true,
             hash_report: false,
+            rsc_ext: false,
             state: None,
         }
     }
@@ -178,6 +182,7 @@ fn offer(config: &VhostConfig) -> Offer {
     add(takes.uso(), feature::GUEST_USO4 | feature::GUEST_USO6);
     add(config.packed, feature::RING_PACKED);
     add(config.hash_report, feature::HASH_REPORT);
+    add(config.rsc_ext, feature::RSC_EXT);
     add(config.queue_pairs > 1, feature::MQ);
     add(config.mtu.is_some(), feature::MTU);
     // Without an MTU the configuration space says nothing that a front end, which
@@ -412,7 +417,7 @@ fn terms(device: &Device, memory: Arc<GuestMemory>) -> Terms {
         memory,
         form,
         mergeable: has(feature::MRG_RXBUF),
-        guest_csum: has(feature::GUEST_CSUM),
+        takes: takes(device.features),
         hash: has(feature::HASH_REPORT).then(|| Arc::new(Toeplitz::new(&MICROSOFT_KEY))),
         health: Health::default(),
     }
@@ -516,6 +521,7 @@ fn takes(features: u64) -> Caps {
         has(feature::GUEST_ECN),
         has(feature::GUEST_USO4) && has(feature::GUEST_USO6),
     )
+    .with_rsc_info(has(feature::RSC_EXT))
 }
 
 /// What the guest may hand us: its HOST_* features.
@@ -532,7 +538,7 @@ fn hands(features: u64) -> Caps {
 
 /// Both directions of each capability, for `jumbo status`.
 pub(super) fn capabilities(offered: u64, acked: u64) -> Vec<Capability> {
-    let rows: [(&'static str, u64); 15] = [
+    let rows: [(&'static str, u64); 16] = [
         ("rx_csum", feature::CSUM),
         ("tx_csum", feature::GUEST_CSUM),
         ("rx_tso4", feature::HOST_TSO4),
@@ -548,6 +554,7 @@ pub(super) fn capabilities(offered: u64, acked: u64) -> Vec<Capability> {
         ("event_idx", feature::EVENT_IDX),
         ("in_order", feature::IN_ORDER),
         ("hash_report", feature::HASH_REPORT),
+        ("rsc_ext", feature::RSC_EXT),
     ];
     let row = |(name, bits): (&'static str, u64)| {
         let (offered, in_use) = (offered & bits == bits, acked & bits == bits);

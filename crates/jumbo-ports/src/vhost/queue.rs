@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jumbo_engine::arena::{HEAD_WANTED, Pieces};
 use jumbo_engine::packet::{Frag, HEADER_ROOM, Link, Packet};
+use jumbo_engine::pending::Caps;
 use jumbo_engine::steer::{HashInput, HashTypes, Toeplitz, Transform};
 use jumbo_engine::vnet::{Form, HeaderFault, Trust, VnetHeader};
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -39,8 +40,8 @@ pub(super) struct Terms {
     pub(super) form: Form,
     /// A packet may be spread over several chains (VIRTIO_NET_F_MRG_RXBUF).
     pub(super) mergeable: bool,
-    /// The guest takes checksums as verified or partial (VIRTIO_NET_F_GUEST_CSUM).
-    pub(super) guest_csum: bool,
+    /// What the guest takes.
+    pub(super) takes: Caps,
     /// The guest wants each packet's hash (VIRTIO_NET_F_HASH_REPORT).
     pub(super) hash: Option<Arc<Toeplitz>>,
     pub(super) health: Health,
@@ -180,9 +181,9 @@ impl ToGuest {
         let header_len = packet.write_header(&mut head[form_len..]).unwrap_or(0);
         let total_len = form_len + header_len + payload.len_bytes();
         self.reserve(total_len, terms)?;
-        let mut vnet = VnetHeader::of(packet);
+        let mut vnet = VnetHeader::for_port(packet, terms.takes);
         vnet.num_buffers = self.chains.len() as u16;
-        if !terms.guest_csum {
+        if !terms.takes.csum() {
             vnet.flags = 0;
         }
         if let Some(toeplitz) = &terms.hash {
