@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use jumbo_ports::queue::TxFault;
 use jumbo_testkit::virtio::{
     AVAIL, DriverQueue, FrontEnd, FrontEndListener, GUEST_OFFLOADS, HOST_OFFLOADS, MemoryLayout,
-    Options, Position, SharedFile, USED, VirtioNet, WRITE, feature, protocol,
+    Options, SharedFile, USED, VirtioNet, WRITE, feature, protocol,
 };
 
 use crate::rig::{BROADCAST, Guest, Rig, SOON, acquaint, eventually, mac, raw};
