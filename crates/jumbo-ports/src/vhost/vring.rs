@@ -900,7 +900,11 @@ impl Packed {
         // SAFETY: cursors are below the ring's size; the area is aligned to 16 bytes.
         unsafe {
             let entry = self.areas.desc.add(at);
-            entry.add(8).cast::<u32>().write_volatile(written.to_le());
+            // Where nothing was written the length means nothing (2.8.5). The guest's own
+            // stays: should this process end here, the entry is taken once more.
+            if written > 0 {
+                entry.add(8).cast::<u32>().write_volatile(written.to_le());
+            }
             entry.add(12).cast::<u16>().write_volatile(chain.id.to_le());
         }
         walk.log_used(at as u64, DESC_LEN as u64);
