@@ -15,6 +15,9 @@ use crate::vnet::{self, HeaderFault, Trust, VnetHeader};
 /// Bytes of a packet that [`Arena::admit`] wants to see: the private header and its VLAN tags.
 pub const HEAD_WANTED: usize = HEADER_ROOM + 4 * TAGS_MAX;
 
+/// Longest packet, bytes: 65535 of network packet, an Ethernet header and its VLAN tags.
+pub const PACKET_LEN_MAX: usize = crate::superpacket::L3_TOTAL_MAX + L3_AT + 4 * TAGS_MAX;
+
 /// Names a packet in its [`Arena`].
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PacketId(pub(crate) u32);
@@ -89,6 +92,9 @@ impl Arena {
             [whole] => whole.len as usize,
             pieces => pieces.iter().map(|frag| frag.len as usize).sum(),
         };
+        if total_len > PACKET_LEN_MAX {
+            return Err(HeaderFault::PacketTooLong);
+        }
         if head.len() < total_len.min(HEAD_WANTED) {
             return Err(HeaderFault::HeadMissing);
         }

@@ -96,6 +96,19 @@ fn less_than_an_ethernet_header_is_short() {
 }
 
 #[test]
+fn a_packet_that_is_longer_than_any_can_be_is_refused() {
+    let mut arena = Arena::new(1, 1);
+    let mut admit = |len| {
+        let body = [Frag::new(0, len)];
+        let admitted = arena.admit(Link::Ethernet, &[0; 136], &body, None);
+        admitted.map(|admitted| arena.release(admitted.id)).err()
+    };
+    assert_eq!(admit(65535 + 14 + 8), None);
+    let fault = canonical!(HeaderFault::PacketTooLong);
+    assert_eq!(admit(65535 + 14 + 8 + 1), Some(fault));
+}
+
+#[test]
 fn a_caller_that_shows_too_little_of_the_header_is_told() {
     let mut arena = Arena::new(1, 1);
     let body = [Frag::new(0, 1500)];
