@@ -313,18 +313,30 @@ impl Plane {
         let plan = plan(packet, takes, mtu);
         let (topology, books, refused) = (&mut self.topology, &mut self.books, &mut self.refused);
         let sent = &mut self.sent;
+        let mut deliver = |slot: &mut Slot, packet: &Packet, answer| {
+            if !std::mem::replace(&mut slot.sent, true) {
+                sent.push(slot.id);
+            }
+            note_answer(slot, packet, answer, books, refused);
+        };
+        // The most common case on its own, so that little is carried around.
+        if plan == Plan::AsIs {
+            for port in group {
+                if let Some(slot) = topology.get_mut(*port) {
+                    let answer = slot.send(packet, || arena.payload(id), pool, may_wait);
+                    deliver(slot, packet, answer);
+                }
+            }
+            return;
+        }
         let mut made = 0;
         let result = complete(packet, arena.payload(id), plan, pool, |packet, payload| {
             made += 1;
             for port in group {
-                let Some(slot) = topology.get_mut(*port) else {
-                    continue;
-                };
-                let answer = slot.send(packet, payload, pool, may_wait);
-                if !std::mem::replace(&mut slot.sent, true) {
-                    sent.push(*port);
+                if let Some(slot) = topology.get_mut(*port) {
+                    let answer = slot.send(packet, || payload, pool, may_wait);
+                    deliver(slot, packet, answer);
                 }
-                note_answer(slot, packet, answer, books, refused);
             }
         });
         for port in group {

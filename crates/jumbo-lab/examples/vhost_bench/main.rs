@@ -30,18 +30,17 @@ struct Args {
     folder: PathBuf,
 }
 
+const WORKS: &str = "small,mtu1500,bulk,bulk-l3,segments,highest-small,highest-mtu1500,\
+    highest-bulk,highest-segments,ping,low,idle,ring";
+
 const USAGE: &str = "vhost_bench --jumbo PATH [--json] [--rounds N] [--root FOLDER] \
-    [--works small,mtu1500,bulk,bulk-l3,segments,ping,low,idle,ring] [--engines jumbo,testpmd,ovs]";
+    [--works small,mtu1500,bulk,bulk-l3,segments,highest-LOAD,ping,low,idle,ring] [--engines jumbo,testpmd,ovs]";
 
 fn args() -> Result<Args> {
     let mut args = Args {
         json: false,
         rounds: 7,
-        works: [
-            "small", "mtu1500", "bulk", "bulk-l3", "segments", "ping", "low", "idle", "ring",
-        ]
-        .map(String::from)
-        .to_vec(),
+        works: WORKS.split(',').map(String::from).collect(),
         engines: ["jumbo", "testpmd", "ovs"].map(String::from).to_vec(),
         places: Places {
             jumbo: PathBuf::new(),
@@ -77,7 +76,7 @@ const LOADS: [Load; 5] = [
         tcp: false,
         payload_len: 22,
         slots: 512,
-        window: 256,
+        window: 448,
         queue_size: 1024,
         rx_buffer_len: 128,
         rate: 500e3,
@@ -86,9 +85,9 @@ const LOADS: [Load; 5] = [
         name: "mtu1500",
         tcp: false,
         payload_len: 1458,
-        slots: 256,
-        window: 192,
-        queue_size: 256,
+        slots: 448,
+        window: 448,
+        queue_size: 512,
         rx_buffer_len: 2048,
         rate: 250e3,
     },
@@ -96,9 +95,9 @@ const LOADS: [Load; 5] = [
         name: "bulk",
         tcp: true,
         payload_len: 45 * 1448,
-        slots: 4,
-        window: 4,
-        queue_size: 256,
+        slots: 8,
+        window: 12,
+        queue_size: 512,
         rx_buffer_len: 2048,
         rate: 30e3,
     },
@@ -116,9 +115,9 @@ const LOADS: [Load; 5] = [
         name: "segments",
         tcp: true,
         payload_len: 1448,
-        slots: 256,
-        window: 192,
-        queue_size: 256,
+        slots: 450,
+        window: 448,
+        queue_size: 512,
         rx_buffer_len: 2048,
         rate: 500e3,
     },
@@ -130,8 +129,13 @@ fn main() -> Result<()> {
     pin(0)?;
     let mut report = Report::default();
     for work in &args.works {
+        eprintln!("{work}");
         if let Some(load) = LOADS.iter().find(|load| load.name == *work) {
             measure(load, &args, &mut report)?;
+        }
+        let highest = work.strip_prefix("highest-");
+        if let Some(load) = LOADS.iter().find(|load| Some(load.name) == highest) {
+            highests(load, &args, &mut report)?;
         }
         match work.as_str() {
             "ping" => pings(&args, &mut report)?,
@@ -196,6 +200,12 @@ fn measure(load: &Load, args: &Args, report: &mut Report) -> Result<()> {
             engine.pause();
         }
     }
+    Ok(())
+}
+
+/// The highest rates without loss of one load.
+fn highests(load: &Load, args: &Args, report: &mut Report) -> Result<()> {
+    let mut all = start(load, args, &kinds(args))?;
     for _ in 0..args.rounds.min(3) {
         for (engine, pair) in &mut all {
             engine.resume();
@@ -267,8 +277,8 @@ fn highest(engine: &mut Engine, pair: &mut Pair, report: &mut Report) -> Result<
     let peak = pair.saturate(0.1)?;
     let ways = if pair.load.tcp { 1.0 } else { 2.0 };
     let top = peak.packets / peak.seconds / ways;
-    let (mut low, mut high) = (0.0, 1.3 * top);
-    for _ in 0..7 {
+    let (mut low, mut high) = (0.0, 1.2 * top);
+    for _ in 0..6 {
         let rate = (low + high) / 2.0;
         let mut clean = false;
         for _ in 0..3 {
