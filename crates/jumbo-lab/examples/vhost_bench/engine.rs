@@ -20,6 +20,8 @@ const PROMPT: &str = "testpmd> ";
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Jumbo,
+    /// Another build of it.
+    Base,
     /// testpmd, `io`: passes packets from port to port without a look at them.
     Testpmd,
     Ovs,
@@ -31,10 +33,15 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Jumbo => "jumbo",
+            Self::Base => "jumbo base",
             Self::Testpmd => "testpmd io",
             Self::Ovs => "ovs-dpdk",
             Self::OvsSleep => "ovs-dpdk pmd-sleep",
         }
+    }
+
+    fn is_ours(self) -> bool {
+        matches!(self, Self::Jumbo | Self::Base)
     }
 }
 
@@ -42,6 +49,8 @@ impl Kind {
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
     pub(crate) jumbo: PathBuf,
+    /// Another build of it to compare with.
+    pub(crate) base: PathBuf,
     /// A root directory to run the others in; empty for the machine's own.
     pub(crate) root: PathBuf,
 }
@@ -89,7 +98,7 @@ impl Engine {
     /// Starts it. `bulk`: with TCP super-packets where that is a choice.
     pub(crate) fn start(kind: Kind, places: &Places, folder: &Path, bulk: bool) -> Result<Self> {
         let inner = folder.join(kind.name().replace(' ', "-"));
-        let outer = if places.root.as_os_str().is_empty() || kind == Kind::Jumbo {
+        let outer = if places.root.as_os_str().is_empty() || kind.is_ours() {
             inner.clone()
         } else {
             places.root.join(inner.strip_prefix("/")?)
@@ -108,7 +117,8 @@ impl Engine {
             mark: Mark::default(),
         };
         match kind {
-            Kind::Jumbo => engine.start_jumbo()?,
+            Kind::Jumbo => engine.start_jumbo(&places.jumbo)?,
+            Kind::Base => engine.start_jumbo(&places.base)?,
             Kind::Testpmd => engine.start_testpmd(bulk)?,
             Kind::Ovs => engine.start_ovs(bulk, 0)?,
             Kind::OvsSleep => engine.start_ovs(bulk, 100)?,
@@ -149,9 +159,9 @@ impl Engine {
         Ok(())
     }
 
-    fn start_jumbo(&mut self) -> Result<()> {
+    fn start_jumbo(&mut self, program: &Path) -> Result<()> {
         let mut command = Command::new("taskset");
-        command.args(["-c", "1"]).arg(&self.places.jumbo);
+        command.args(["-c", "1"]).arg(program);
         command.args(["run", "--socket", &self.inner_path("control")]);
         for port in ["a", "b"] {
             let port = format!("vhost-user:{},name={port}", self.inner_path(port));
@@ -344,7 +354,7 @@ impl Engine {
     /// Begins to count.
     pub(crate) fn begin(&mut self) -> Result<()> {
         match self.kind {
-            Kind::Jumbo => {}
+            Kind::Jumbo | Kind::Base => {}
             Kind::Testpmd => {
                 self.prompt()?.say("clear fwd stats all")?;
             }
@@ -360,7 +370,7 @@ impl Engine {
     pub(crate) fn end(&mut self) -> Result<Spent> {
         let cpu_ns = (self.cpu_ns() - self.mark.cpu_ns) as f64;
         let busy_ns = match self.kind {
-            Kind::Jumbo => cpu_ns,
+            Kind::Jumbo | Kind::Base => cpu_ns,
             Kind::Testpmd => self.testpmd_busy_ns()?,
             Kind::Ovs | Kind::OvsSleep => cpu_ns * self.ovs_busy_share()?,
         };

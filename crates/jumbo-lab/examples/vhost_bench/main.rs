@@ -33,7 +33,7 @@ struct Args {
 const WORKS: &str = "small,mtu1500,bulk,bulk-l3,segments,highest-small,highest-mtu1500,\
     highest-bulk,highest-segments,ping,low,idle,ring";
 
-const USAGE: &str = "vhost_bench --jumbo PATH [--json] [--rounds N] [--root FOLDER] \
+const USAGE: &str = "vhost_bench --jumbo PATH [--json] [--rounds N] [--root FOLDER] [--base PATH] \
     [--works small,mtu1500,bulk,bulk-l3,segments,highest-LOAD,ping,low,idle,ring] [--engines jumbo,testpmd,ovs]";
 
 fn args() -> Result<Args> {
@@ -44,6 +44,7 @@ fn args() -> Result<Args> {
         engines: ["jumbo", "testpmd", "ovs"].map(String::from).to_vec(),
         places: Places {
             jumbo: PathBuf::new(),
+            base: PathBuf::new(),
             root: PathBuf::new(),
         },
         folder: std::env::temp_dir().join(format!("jumbo-vhost-{}", std::process::id())),
@@ -58,6 +59,10 @@ fn args() -> Result<Args> {
             "--works" => args.works = list(value()?),
             "--engines" => args.engines = list(value()?),
             "--root" => args.places.root = value()?.into(),
+            "--base" => {
+                args.places.base = value()?.into();
+                args.engines.push("base".into());
+            }
             "--jumbo" => args.places.jumbo = value()?.into(),
             _ => return Err(USAGE.into()),
         }
@@ -164,6 +169,7 @@ pub(crate) fn pin(cpu: usize) -> Result<()> {
 fn kinds(args: &Args) -> Vec<Kind> {
     let all = [
         ("jumbo", Kind::Jumbo),
+        ("base", Kind::Base),
         ("testpmd", Kind::Testpmd),
         ("ovs", Kind::Ovs),
     ];
