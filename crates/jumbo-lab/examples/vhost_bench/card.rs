@@ -290,12 +290,11 @@ impl Pair {
         })
     }
 
-    /// So many packets a second each way, in bursts of `burst`. What finds the ring full is lost.
+    /// So many packets a second each way, in bursts of `burst`.
     pub(crate) fn paced(&mut self, rate: f64, burst: usize, seconds: f64) -> Result<Run> {
         self.forget();
         let start = Instant::now();
         let mut due = [0_f64; 2];
-        let mut lost = 0;
         loop {
             let now = start.elapsed().as_secs_f64();
             if now >= seconds {
@@ -304,18 +303,16 @@ impl Pair {
             for from in 0..self.directions() {
                 let behind = now * rate - due[from];
                 if behind >= burst as f64 {
-                    let sent = self.cards[from].send(burst)?;
-                    due[from] += burst as f64;
-                    // More than a ring behind: a pause of this machine, or too fast for us.
-                    lost += (burst - sent) as u64;
+                    // What the ring has no room for is sent later.
+                    due[from] += self.cards[from].send(burst)? as f64;
                 }
                 self.cards[1 - from].receive()?;
             }
         }
         let seconds = start.elapsed().as_secs_f64();
         self.drain()?;
-        let mut run = self.result(seconds, lost)?;
-        // What was due and never sent counts too.
+        let mut run = self.result(seconds, 0)?;
+        // What was due and never sent counts too, but for what a pause of this thread delayed.
         for due in &due[..self.directions()] {
             run.lost += ((seconds * rate - due) as u64).saturating_sub(4 * burst as u64);
         }

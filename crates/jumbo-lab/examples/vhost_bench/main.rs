@@ -84,7 +84,7 @@ const LOADS: [Load; 5] = [
         window: 448,
         queue_size: 1024,
         rx_buffer_len: 128,
-        rate: 500e3,
+        rate: 250e3,
     },
     Load {
         name: "mtu1500",
@@ -104,7 +104,7 @@ const LOADS: [Load; 5] = [
         window: 12,
         queue_size: 512,
         rx_buffer_len: 2048,
-        rate: 30e3,
+        rate: 10e3,
     },
     Load {
         name: "bulk-l3",
@@ -114,7 +114,7 @@ const LOADS: [Load; 5] = [
         window: 24,
         queue_size: 1024,
         rx_buffer_len: 4096,
-        rate: 30e3,
+        rate: 10e3,
     },
     Load {
         name: "segments",
@@ -124,7 +124,7 @@ const LOADS: [Load; 5] = [
         window: 448,
         queue_size: 512,
         rx_buffer_len: 2048,
-        rate: 500e3,
+        rate: 250e3,
     },
 ];
 

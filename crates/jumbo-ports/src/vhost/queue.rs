@@ -151,11 +151,14 @@ impl ToGuest {
         }
     }
 
+    /// Sends a packet. Its payload is used where it lies: a copy would be read wider
+    /// than its fields were written, and such a read waits until all that was stored
+    /// before, the packets before this one, has reached the cache.
     #[inline]
     fn send(
         &mut self,
         packet: &Packet,
-        payload: Pieces<'_>,
+        payload: &mut Pieces<'_>,
         pool: &Pool,
         terms: &Terms,
     ) -> Result<(), TxFault> {
@@ -170,7 +173,7 @@ impl ToGuest {
     fn send_tagged(
         &mut self,
         packet: &Packet,
-        payload: Pieces<'_>,
+        payload: &mut Pieces<'_>,
         pool: &Pool,
         terms: &Terms,
     ) -> Result<(), TxFault> {
@@ -185,24 +188,28 @@ impl ToGuest {
         &mut self,
         header: &[u8],
         packet: &Packet,
-        payload: Pieces<'_>,
+        payload: &mut Pieces<'_>,
         pool: &Pool,
         terms: &Terms,
     ) -> Result<(), TxFault> {
         let form_len = terms.form.len_bytes();
         let total_len = form_len + header.len() + payload.len_bytes();
         self.reserve(total_len, terms)?;
-        let mut vnet = VnetHeader::of(packet);
-        vnet.num_buffers = self.chains.len() as u16;
-        if !terms.guest_csum {
-            vnet.flags = 0;
-        }
-        if let Some(toeplitz) = &terms.hash {
-            report_hash(&mut vnet, packet, toeplitz);
-        }
-        let prefix = prefix_of(&vnet, form_len);
+        let (hash_value, hash_report) = match &terms.hash {
+            Some(toeplitz) => hash_of(packet, toeplitz),
+            None => (0, 0),
+        };
+        let vnet = VnetHeader::of(packet);
+        let vnet = VnetHeader {
+            num_buffers: self.chains.len() as u16,
+            flags: if terms.guest_csum { vnet.flags } else { 0 },
+            hash_value,
+            hash_report,
+            ..vnet
+        };
+        let prefix = prefix_of(vnet, form_len);
         let mut missing = false;
-        let pieces = payload.map_while(|frag| {
+        let pieces = payload.by_ref().map_while(|frag| {
             let piece = pool.piece(frag);
             missing |= piece.is_none();
             piece
@@ -280,7 +287,7 @@ impl ToGuest {
 /// A virtio header as it is on the wire; fields that a form does not have are beyond
 /// its length.
 #[inline]
-fn prefix_of(vnet: &VnetHeader, len: usize) -> Prefix {
+fn prefix_of(vnet: VnetHeader, len: usize) -> Prefix {
     let words = |low: [u16; 4]| {
         let [a, b, c, d] = low.map(u64::from);
         a | b << 16 | c << 32 | d << 48
@@ -510,13 +517,13 @@ fn admit(
     burst.admit_lent(Link::Ethernet, head, frags, vnet, stats);
 }
 
-/// Writes the packet's hash into its header. With which key and for which types is
+/// The packet's hash and what it was made of, as its header says it. With which key and for which types is
 /// the guest's to say, on a control queue that stays with its monitor: so it is the
 /// default key of Microsoft's drivers and the usual types.
-fn report_hash(vnet: &mut VnetHeader, packet: &Packet, toeplitz: &Toeplitz) {
-    if let Some(input) = HashInput::of(packet, HashTypes::USUAL, Transform::None) {
-        vnet.hash_value = toeplitz.hash(input.as_bytes());
-        vnet.hash_report = input.report().number();
+fn hash_of(packet: &Packet, toeplitz: &Toeplitz) -> (u32, u16) {
+    match HashInput::of(packet, HashTypes::USUAL, Transform::None) {
+        Some(input) => (toeplitz.hash(input.as_bytes()), input.report().number()),
+        None => (0, 0),
     }
 }
 
@@ -570,7 +577,7 @@ impl Queue for VhostQueue {
     }
 
     #[inline]
-    fn tx(&mut self, packet: &Packet, payload: Pieces<'_>, pool: &Pool) -> Result<(), TxFault> {
+    fn tx(&mut self, packet: &Packet, mut payload: Pieces<'_>, pool: &Pool) -> Result<(), TxFault> {
         let index = self.way_of(packet);
         let Self { terms, ways, .. } = self;
         let Some(way) = ways.get_mut(index) else {
@@ -580,7 +587,7 @@ impl Queue for VhostQueue {
             return Err(TxFault::Stopped);
         }
         self.sent |= 1 << index;
-        let sent = way.with(|to| to.send(packet, payload, pool, terms));
+        let sent = way.with(|to| to.send(packet, &mut payload, pool, terms));
         if sent == Err(TxFault::QueueFull) {
             self.full_way = index;
         }
