@@ -142,12 +142,26 @@ impl Buf {
     }
 }
 
-/// A chain that was taken and must be given back.
+/// A chain that was taken and must be given back: its id, and the entries of a packed
+/// ring that it takes up. One word, so that it is never read wider than it was written.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(super) struct Chain {
-    id: u16,
-    /// Entries of a packed ring that it takes up.
-    count: u16,
+pub(super) struct Chain(u32);
+
+impl Chain {
+    #[inline]
+    fn new(id: u16, count: u16) -> Self {
+        Self(u32::from(id) | u32::from(count) << 16)
+    }
+
+    #[inline]
+    fn id(self) -> u16 {
+        self.0 as u16
+    }
+
+    #[inline]
+    fn count(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
 }
 
 /// A place to go back to.
@@ -500,9 +514,15 @@ struct Desc {
 }
 
 impl Walk {
-    /// Notes one buffer.
+    /// Notes one buffer. Its parts come one by one, in registers: a descriptor on the
+    /// stack would be read wider than it was written.
     #[inline]
-    fn note(&mut self, desc: Desc, flags: u16, bufs: &mut Vec<Buf>) -> Result<(), RingFault> {
+    fn note(
+        &mut self,
+        (mut addr, mut left): (u64, u32),
+        flags: u16,
+        bufs: &mut Vec<Buf>,
+    ) -> Result<(), RingFault> {
         let direction = match flags & DESC_F_WRITE {
             0 => Direction::FromGuest,
             _ => Direction::ToGuest,
@@ -510,14 +530,10 @@ impl Walk {
         if direction != self.direction {
             return Err(RingFault::WrongDirection);
         }
-        if desc.len == 0 {
+        if left == 0 {
             return Err(RingFault::EmptyBuffer);
         }
-        let outside = RingFault::OutsideMemory {
-            addr: desc.addr,
-            len: desc.len,
-        };
-        let (mut addr, mut left) = (desc.addr, desc.len);
+        let outside = RingFault::OutsideMemory { addr, len: left };
         // Once, unless the buffer runs on into the next region.
         while left > 0 {
             let place = self.memory.place(addr, &mut self.hint).ok_or(outside)?;
@@ -596,7 +612,7 @@ impl Walk {
         if flags & DESC_F_INDIRECT != 0 {
             return Err(RingFault::NestedIndirect);
         }
-        self.note(desc, flags, bufs)
+        self.note((desc.addr, desc.len), flags, bufs)
     }
 
     /// Marks a write to the ring's own memory.
@@ -750,7 +766,7 @@ impl Split {
         self.prefetch_desc();
         self.chain(head, walk, bufs)?;
         self.next_avail = self.next_avail.wrapping_add(1);
-        Ok(Some(Chain { id: head, count: 1 }))
+        Ok(Some(Chain::new(head, 1)))
     }
 
     /// Asks for a descriptor that will soon be taken.
@@ -782,7 +798,7 @@ impl Split {
                 }
                 return walk.indirect(desc, false, bufs);
             }
-            walk.note(desc, flags, bufs)?;
+            walk.note((desc.addr, desc.len), flags, bufs)?;
             if flags & DESC_F_NEXT == 0 {
                 return Ok(());
             }
@@ -794,7 +810,7 @@ impl Split {
     #[inline]
     fn give_back(&mut self, walk: &Walk, chain: Chain, written: u32) {
         let at = RING + 8 * self.slot(self.next_used);
-        let pair = [u32::from(chain.id).to_le(), written.to_le()];
+        let pair = [u32::from(chain.id()).to_le(), written.to_le()];
         // SAFETY: `slot` is below the ring's size; the area is aligned to four bytes.
         unsafe {
             self.areas
@@ -983,11 +999,11 @@ impl Packed {
                 }
                 walk.indirect(desc, true, bufs)?;
             } else {
-                walk.note(desc, flags, bufs)?;
+                walk.note((desc.addr, desc.len), flags, bufs)?;
             }
             if flags & DESC_F_NEXT == 0 {
                 self.avail = at;
-                return Ok(Some(Chain { id, count }));
+                return Ok(Some(Chain::new(id, count)));
             }
         }
         Err(RingFault::ChainTooLong)
@@ -1001,10 +1017,13 @@ impl Packed {
         unsafe {
             let entry = self.areas.desc.add(at);
             entry.add(8).cast::<u32>().write_volatile(written.to_le());
-            entry.add(12).cast::<u16>().write_volatile(chain.id.to_le());
+            entry
+                .add(12)
+                .cast::<u16>()
+                .write_volatile(chain.id().to_le());
         }
         walk.log_used(at as u64, DESC_LEN as u64);
-        self.used.advance(chain.count, self.size);
+        self.used.advance(chain.count(), self.size);
         self.note_given_back(Cursor { index, wrap });
         let flags = used_flags(wrap, written > 0);
         match self.first {
