@@ -4,12 +4,13 @@
 //! worker's data plane: nothing in it is shared, locked, or allocated after the
 //! start, and time is an argument.
 
-use jumbo_engine::arena::PacketId;
+use jumbo_engine::arena::{PacketId, Pieces};
 use jumbo_engine::checksum::Kernels;
 use jumbo_engine::coalesce::{Alone, Coalescer, End, Offer, Ready};
 use jumbo_engine::complete::{Plan, complete, plan};
 use jumbo_engine::packet::Packet;
 use jumbo_engine::pending::Caps;
+use jumbo_ports::pool::Pool;
 use jumbo_ports::queue::{Bounds, Burst, Queue, RxEnd, TxFault, data_len};
 use jumbo_ports::wrap::capture::Direction;
 
@@ -341,21 +342,32 @@ impl Plane {
         let lossy = packet.pending().lossy.is_some();
         let (topology, books, refused) = (&mut self.topology, &mut self.books, &mut self.refused);
         let sent = &mut self.sent;
+        let mut deliver = |slot: &mut Slot, packet: &Packet, answer| {
+            if !std::mem::replace(&mut slot.sent, true) {
+                sent.push(slot.id);
+            }
+            note_answer(slot, packet, answer, books, refused);
+        };
+        // The most common case on its own, so that little is carried around.
+        if plan == Plan::AsIs {
+            for port in group {
+                if let Some(slot) = topology.get_mut(*port) {
+                    let answer = slot.send(packet, || arena.payload(id), pool, may_wait);
+                    capture_sent(slot, packet, answer, || arena.payload(id), pool);
+                    deliver(slot, packet, answer);
+                }
+            }
+            return;
+        }
         let mut made = 0;
         let result = complete(packet, arena.payload(id), plan, pool, |packet, payload| {
             made += 1;
             for port in group {
-                let Some(slot) = topology.get_mut(*port) else {
-                    continue;
-                };
-                let answer = slot.send(packet, payload, pool, may_wait);
-                if !std::mem::replace(&mut slot.sent, true) {
-                    sent.push(*port);
+                if let Some(slot) = topology.get_mut(*port) {
+                    let answer = slot.send(packet, || payload, pool, may_wait);
+                    capture_sent(slot, packet, answer, || payload, pool);
+                    deliver(slot, packet, answer);
                 }
-                if answer.is_ok() && !slot.probes.is_empty() {
-                    slot.capture(Direction::Tx, packet, payload, pool);
-                }
-                note_answer(slot, packet, answer, books, refused);
             }
         });
         for port in group {
@@ -443,6 +455,20 @@ impl Plane {
         self.topology
             .get_mut(port)
             .map(|slot| slot.exchange(queue, takes, mtu))
+    }
+}
+
+/// Shows what was sent to whoever captures it.
+#[inline]
+fn capture_sent<'a>(
+    slot: &mut Slot,
+    packet: &Packet,
+    answer: Result<(), TxFault>,
+    payload: impl Fn() -> Pieces<'a>,
+    pool: &Pool,
+) {
+    if answer.is_ok() && !slot.probes.is_empty() {
+        slot.capture(Direction::Tx, packet, payload(), pool);
     }
 }
 

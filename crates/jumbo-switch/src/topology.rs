@@ -188,17 +188,20 @@ impl Slot {
     }
 
     /// Sends a packet; for one that goes to nobody else, waits a little for room.
+    ///
+    /// The payload is made where it is used: a copy of it would be read wider than it
+    /// was written, and wait for every byte of the packet before to be stored.
     #[inline]
-    pub fn send(
+    pub fn send<'a>(
         &mut self,
         packet: &Packet,
-        payload: Pieces<'_>,
+        payload: impl Fn() -> Pieces<'a>,
         pool: &Pool,
         may_wait: bool,
     ) -> Result<(), TxFault> {
-        match self.queue.tx(packet, payload, pool) {
+        match self.queue.tx(packet, payload(), pool) {
             Err(TxFault::QueueFull) if may_wait && self.queue.can_wait() => {
-                self.send_patiently(packet, payload, pool)
+                self.send_patiently(packet, payload(), pool)
             }
             Ok(()) => {
                 self.patience.moved();

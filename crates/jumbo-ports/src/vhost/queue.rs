@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jumbo_engine::arena::{HEAD_WANTED, Pieces};
-use jumbo_engine::packet::{Frag, HEADER_ROOM, Link, Packet};
+use jumbo_engine::packet::{Frag, HEADER_ROOM, Link, Packet, TAGS_MAX};
 use jumbo_engine::pending::Caps;
 use jumbo_engine::steer::{HashInput, HashTypes, Toeplitz, Transform};
 use jumbo_engine::vnet::{Form, HeaderFault, Trust, VnetHeader};
@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use super::device::Position;
 use super::guest::GuestMemory;
-use super::vring::{Buf, CHAIN_MAX, Chain, RingFault, Vring};
+use super::vring::{Buf, CHAIN_MAX, Chain, Prefix, RingFault, Vring};
 use crate::pool::{Lender, Pool};
 use crate::queue::{Burst, PACKET_ROOM, Queue, RxEnd, RxStats, TxFault};
 
@@ -168,36 +168,70 @@ impl ToGuest {
         }
     }
 
+    /// Sends a packet. Its payload is used where it lies: a copy would be read wider
+    /// than its fields were written, and such a read waits until all that was stored
+    /// before, the packets before this one, has reached the cache.
     #[inline]
     fn send(
         &mut self,
         packet: &Packet,
-        payload: Pieces<'_>,
+        payload: &mut Pieces<'_>,
+        pool: &Pool,
+        terms: &Terms,
+    ) -> Result<(), TxFault> {
+        if packet.tags().is_empty() {
+            return self.send_behind(packet.header(), packet, payload, pool, terms);
+        }
+        self.send_tagged(packet, payload, pool, terms)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn send_tagged(
+        &mut self,
+        packet: &Packet,
+        payload: &mut Pieces<'_>,
+        pool: &Pool,
+        terms: &Terms,
+    ) -> Result<(), TxFault> {
+        let mut header = [0; HEADER_ROOM + 4 * TAGS_MAX];
+        let len = packet.write_header(&mut header).unwrap_or(0);
+        self.send_behind(&header[..len], packet, payload, pool, terms)
+    }
+
+    /// Sends `payload` behind a header as it is on the wire.
+    #[inline]
+    fn send_behind(
+        &mut self,
+        header: &[u8],
+        packet: &Packet,
+        payload: &mut Pieces<'_>,
         pool: &Pool,
         terms: &Terms,
     ) -> Result<(), TxFault> {
         let form_len = terms.form.len_bytes();
-        let mut head = [0; VNET_MAX + HEADER_ROOM + 8];
-        let header_len = packet.write_header(&mut head[form_len..]).unwrap_or(0);
-        let total_len = form_len + header_len + payload.len_bytes();
+        let total_len = form_len + header.len() + payload.len_bytes();
         self.reserve(total_len, terms)?;
-        let mut vnet = VnetHeader::for_port(packet, terms.takes);
-        vnet.num_buffers = self.chains.len() as u16;
-        if !terms.takes.csum() {
-            vnet.flags = 0;
-        }
-        if let Some(toeplitz) = &terms.hash {
-            report_hash(&mut vnet, packet, toeplitz);
-        }
-        vnet.encode(terms.form, &mut head);
-        let head = &head[..form_len + header_len];
+        let (hash_value, hash_report) = match &terms.hash {
+            Some(toeplitz) => hash_of(packet, toeplitz),
+            None => (0, 0),
+        };
+        let vnet = VnetHeader::for_port(packet, terms.takes);
+        let vnet = VnetHeader {
+            num_buffers: self.chains.len() as u16,
+            flags: if terms.takes.csum() { vnet.flags } else { 0 },
+            hash_value,
+            hash_report,
+            ..vnet
+        };
+        let prefix = prefix_of(vnet, form_len);
         let mut missing = false;
-        let pieces = payload.map_while(|frag| {
+        let pieces = payload.by_ref().map_while(|frag| {
             let piece = pool.piece(frag);
             missing |= piece.is_none();
             piece
         });
-        let written = self.ring.vring.fill(&self.bufs, head, pieces);
+        let written = self.ring.vring.fill(&self.bufs, prefix, header, pieces);
         self.hand_over(written);
         if missing {
             // A part is out; the guest drops what is shorter than its headers say.
@@ -271,6 +305,26 @@ impl ToGuest {
     }
 }
 
+/// A virtio header as it is on the wire; fields that a form does not have are beyond
+/// its length.
+#[inline]
+fn prefix_of(vnet: VnetHeader, len: usize) -> Prefix {
+    let words = |low: [u16; 4]| {
+        let [a, b, c, d] = low.map(u64::from);
+        a | b << 16 | c << 32 | d << 48
+    };
+    let kind = u16::from(vnet.flags) | u16::from(vnet.gso_type) << 8;
+    let hash = u64::from(vnet.hash_value) << 32;
+    Prefix {
+        words: [
+            words([kind, vnet.hdr_len, vnet.gso_size, vnet.csum_start]),
+            words([vnet.csum_offset, vnet.num_buffers, 0, 0]) | hash,
+            vnet.hash_report.into(),
+        ],
+        len,
+    }
+}
+
 /// A way into the guest: a worker's own, or one it shares with others.
 #[derive(Clone, Debug)]
 pub(super) struct Shared(Arc<Mutex<ToGuest>>);
@@ -316,6 +370,8 @@ pub(super) struct VhostQueue {
     bufs: Vec<Buf>,
     chains: Vec<(Chain, usize)>,
     frags: Vec<Frag>,
+    /// The first bytes of a packet, copied out once.
+    head: Box<[u8; VNET_MAX + HEAD_WANTED]>,
     full_way: usize,
 }
 
@@ -341,6 +397,7 @@ impl VhostQueue {
             bufs: Vec::with_capacity(AHEAD + CHAIN_MAX),
             chains: Vec::with_capacity(AHEAD),
             frags: Vec::with_capacity(CHAIN_MAX),
+            head: Box::new([0; VNET_MAX + HEAD_WANTED]),
             full_way: 0,
         })
     }
@@ -427,7 +484,8 @@ impl VhostQueue {
                 .map_or(self.bufs.len(), |next| next.1);
             self.from[index].taken.push(chain);
             let bufs = &self.bufs[first..end];
-            admit(bufs, self.terms.form, lender, &mut self.frags, burst, stats);
+            let scratch = (&mut *self.head, &mut self.frags);
+            admit(bufs, self.terms.form, lender, scratch, burst, stats);
         }
     }
 
@@ -441,18 +499,17 @@ impl VhostQueue {
     }
 }
 
-/// Admits the packet that a chain holds.
+/// Admits the packet that a chain holds. `head` and `frags` are scratch.
 #[inline]
 fn admit(
     bufs: &[Buf],
     form: Form,
     lender: Lender,
-    frags: &mut Vec<Frag>,
+    (head, frags): (&mut [u8; VNET_MAX + HEAD_WANTED], &mut Vec<Frag>),
     burst: &mut Burst,
     stats: &mut RxStats,
 ) {
     let form_len = form.len_bytes();
-    let mut head = [0; VNET_MAX + HEAD_WANTED];
     let wanted = form_len + HEAD_WANTED;
     let mut head_len = 0;
     let mut total_len = 0;
@@ -481,13 +538,13 @@ fn admit(
     burst.admit_lent(Link::Ethernet, head, frags, vnet, stats);
 }
 
-/// Writes the packet's hash into its header. With which key and for which types is
+/// The packet's hash and what it was made of, as its header says it. With which key and for which types is
 /// the guest's to say, on a control queue that stays with its monitor: so it is the
 /// default key of Microsoft's drivers and the usual types.
-fn report_hash(vnet: &mut VnetHeader, packet: &Packet, toeplitz: &Toeplitz) {
-    if let Some(input) = HashInput::of(packet, HashTypes::USUAL, Transform::None) {
-        vnet.hash_value = toeplitz.hash(input.as_bytes());
-        vnet.hash_report = input.report().number();
+fn hash_of(packet: &Packet, toeplitz: &Toeplitz) -> (u32, u16) {
+    match HashInput::of(packet, HashTypes::USUAL, Transform::None) {
+        Some(input) => (toeplitz.hash(input.as_bytes()), input.report().number()),
+        None => (0, 0),
     }
 }
 
@@ -540,7 +597,7 @@ impl Queue for VhostQueue {
     }
 
     #[inline]
-    fn tx(&mut self, packet: &Packet, payload: Pieces<'_>, pool: &Pool) -> Result<(), TxFault> {
+    fn tx(&mut self, packet: &Packet, mut payload: Pieces<'_>, pool: &Pool) -> Result<(), TxFault> {
         let index = self.way_of(packet);
         let Self { terms, ways, .. } = self;
         let Some(way) = ways.get_mut(index) else {
@@ -550,7 +607,7 @@ impl Queue for VhostQueue {
             return Err(TxFault::Stopped);
         }
         self.sent |= 1 << index;
-        let sent = way.with(|to| to.send(packet, payload, pool, terms));
+        let sent = way.with(|to| to.send(packet, &mut payload, pool, terms));
         if sent == Err(TxFault::QueueFull) {
             self.full_way = index;
         }

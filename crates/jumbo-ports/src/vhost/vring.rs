@@ -46,6 +46,10 @@ const EVENT_DESC: u16 = 2;
 
 const LOG_PAGE: u64 = 4096;
 
+/// How far ahead descriptors are asked for: four stand in a cache line, which comes
+/// from the guest's processor.
+const DESCS_AHEAD: u16 = 8;
+
 /// What a guest did that no driver may do. The port stops.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RingFault {
@@ -138,12 +142,26 @@ impl Buf {
     }
 }
 
-/// A chain that was taken and must be given back.
+/// A chain that was taken and must be given back: its id, and the entries of a packed
+/// ring that it takes up. One word, so that it is never read wider than it was written.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(super) struct Chain {
-    id: u16,
-    /// Entries of a packed ring that it takes up.
-    count: u16,
+pub(super) struct Chain(u32);
+
+impl Chain {
+    #[inline]
+    fn new(id: u16, count: u16) -> Self {
+        Self(u32::from(id) | u32::from(count) << 16)
+    }
+
+    #[inline]
+    fn id(self) -> u16 {
+        self.0 as u16
+    }
+
+    #[inline]
+    fn count(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
 }
 
 /// A place to go back to.
@@ -280,7 +298,10 @@ impl Vring {
             Kind::Split(split) => split.size,
             Kind::Packed(packed) => packed.size,
         };
-        chains.map(|chain| usize::from(chain.count)).sum::<usize>() >= usize::from(size)
+        chains
+            .map(|chain| usize::from(chain.count()))
+            .sum::<usize>()
+            >= usize::from(size)
     }
 
     /// Asks for no kicks.
@@ -337,16 +358,17 @@ impl Vring {
         }
     }
 
-    /// Writes `head`, then all of `payload`, into `bufs`. Returns the bytes written,
-    /// less than all if the buffers are too short.
+    /// Writes `prefix`, `header`, then all of `payload`, into `bufs`. Returns the bytes
+    /// written, less than all if the buffers are too short.
     #[inline]
     pub(super) fn fill<'a>(
         &self,
         bufs: &[Buf],
-        head: &'a [u8],
+        prefix: Prefix,
+        header: &'a [u8],
         payload: impl Iterator<Item = Piece<'a>>,
     ) -> usize {
-        let written = fill(bufs, head, payload);
+        let written = fill(bufs, prefix, header, payload);
         if let Some(log) = &self.walk.log {
             let mut left = written as u64;
             for buf in bufs {
@@ -359,37 +381,133 @@ impl Vring {
     }
 }
 
+/// A virtio header as words, so that it goes from registers to the guest. Through a
+/// buffer its bytes would be read wider than they were written, and such a read waits
+/// for all stores before it: for the payload of the packet before.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Prefix {
+    /// As on the wire, the first byte lowest.
+    pub(super) words: [u64; 3],
+    /// Bytes that count.
+    pub(super) len: usize,
+}
+
+const PREFIX_ROOM: usize = 24;
+
+impl Prefix {
+    /// Writes it at the start of `buf`, with zeros behind it, if it and at least as many
+    /// bytes as the zeros fit.
+    #[inline]
+    fn write_to(self, buf: Option<&Buf>, header_len: usize) -> bool {
+        let Some(buf) = buf else { return false };
+        if (buf.len as usize) < PREFIX_ROOM || self.len + header_len < PREFIX_ROOM {
+            return false;
+        }
+        let to = buf.base.cast::<u64>();
+        // SAFETY: PREFIX_ROOM bytes at `base` were checked to be in a mapping the ring
+        // keeps, at any alignment.
+        unsafe {
+            to.write_unaligned(self.words[0].to_le());
+            to.add(1).write_unaligned(self.words[1].to_le());
+            to.add(2).write_unaligned(self.words[2].to_le());
+        }
+        true
+    }
+
+    fn bytes(self) -> [u8; PREFIX_ROOM] {
+        let mut bytes = [0; PREFIX_ROOM];
+        for (out, word) in bytes.chunks_exact_mut(8).zip(self.words) {
+            out.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+}
+
 #[inline]
-fn fill<'a>(bufs: &[Buf], head: &'a [u8], payload: impl Iterator<Item = Piece<'a>>) -> usize {
-    let mut written = 0;
-    let mut bufs = bufs.iter();
-    let (mut to, mut room): (*mut u8, usize) = (std::ptr::null_mut(), 0);
-    for piece in std::iter::once(Piece::of(head)).chain(payload) {
+fn fill<'a>(
+    bufs: &[Buf],
+    prefix: Prefix,
+    header: &'a [u8],
+    payload: impl Iterator<Item = Piece<'a>>,
+) -> usize {
+    let mut to = Target::new(bufs);
+    if prefix.write_to(bufs.first(), header.len()) {
+        to.skip(prefix.len);
+    } else {
+        to.write(Piece::of(&prefix.bytes()[..prefix.len.min(PREFIX_ROOM)]));
+    }
+    to.write(Piece::of(header));
+    for piece in payload {
+        if !to.write(piece) {
+            break;
+        }
+    }
+    to.written
+}
+
+/// Where a packet is being written.
+struct Target<'a> {
+    bufs: std::slice::Iter<'a, Buf>,
+    to: *mut u8,
+    room: usize,
+    written: usize,
+}
+
+impl<'a> Target<'a> {
+    #[inline]
+    fn new(bufs: &'a [Buf]) -> Self {
+        Self {
+            bufs: bufs.iter(),
+            to: std::ptr::null_mut(),
+            room: 0,
+            written: 0,
+        }
+    }
+
+    /// Goes on in the next buffer, if there is one.
+    #[inline]
+    fn next(&mut self) -> bool {
+        let Some(buf) = self.bufs.next() else {
+            return false;
+        };
+        (self.to, self.room) = (buf.base, buf.len as usize);
+        true
+    }
+
+    /// Leaves out `len` bytes of the first buffer, which has more.
+    #[inline]
+    fn skip(&mut self, len: usize) {
+        if self.next() {
+            self.to = self.to.wrapping_add(len);
+            self.room = self.room.saturating_sub(len);
+            self.written = len;
+        }
+    }
+
+    /// Writes all of a piece; `false` if there was no room for it.
+    #[inline]
+    fn write(&mut self, piece: Piece<'_>) -> bool {
         let (mut from, mut left) = (piece.as_ptr(), piece.len());
         while left > 0 {
-            if room == 0 {
-                let Some(buf) = bufs.next() else {
-                    return written;
-                };
-                (to, room) = (buf.base, buf.len as usize);
-                continue;
+            if self.room == 0 && !self.next() {
+                return false;
             }
-            let len = left.min(room);
+            let len = left.min(self.room);
             // SAFETY: `len` bytes are readable at `from`, inside the piece, and
             // writable at `to`, inside the buffer, which was checked to be in a
             // mapping the ring keeps. A guest may have made both overlap: `copy`
             // allows it.
             unsafe {
-                std::ptr::copy(from, to, len);
+                std::ptr::copy(from, self.to, len);
                 from = from.add(len);
-                to = to.add(len);
+                self.to = self.to.add(len);
             }
             left -= len;
-            room -= len;
-            written += len;
+            self.room -= len;
+            self.written += len;
         }
+        true
     }
-    written
 }
 
 /// What both kinds need to follow a chain.
@@ -416,9 +534,15 @@ struct Desc {
 }
 
 impl Walk {
-    /// Notes one buffer.
+    /// Notes one buffer. Its parts come one by one, in registers: a descriptor on the
+    /// stack would be read wider than it was written.
     #[inline]
-    fn note(&mut self, desc: Desc, flags: u16, bufs: &mut Vec<Buf>) -> Result<(), RingFault> {
+    fn note(
+        &mut self,
+        (mut addr, mut left): (u64, u32),
+        flags: u16,
+        bufs: &mut Vec<Buf>,
+    ) -> Result<(), RingFault> {
         let direction = match flags & DESC_F_WRITE {
             0 => Direction::FromGuest,
             _ => Direction::ToGuest,
@@ -426,14 +550,10 @@ impl Walk {
         if direction != self.direction {
             return Err(RingFault::WrongDirection);
         }
-        if desc.len == 0 {
+        if left == 0 {
             return Err(RingFault::EmptyBuffer);
         }
-        let outside = RingFault::OutsideMemory {
-            addr: desc.addr,
-            len: desc.len,
-        };
-        let (mut addr, mut left) = (desc.addr, desc.len);
+        let outside = RingFault::OutsideMemory { addr, len: left };
         // Once, unless the buffer runs on into the next region.
         while left > 0 {
             let place = self.memory.place(addr, &mut self.hint).ok_or(outside)?;
@@ -512,7 +632,7 @@ impl Walk {
         if flags & DESC_F_INDIRECT != 0 {
             return Err(RingFault::NestedIndirect);
         }
-        self.note(desc, flags, bufs)
+        self.note((desc.addr, desc.len), flags, bufs)
     }
 
     /// Marks a write to the ring's own memory.
@@ -663,9 +783,23 @@ impl Split {
                 .driver_word(RING + 2 * self.slot(self.next_avail))
         };
         let head = u16::from_le(head.load(Ordering::Relaxed));
+        self.prefetch_desc();
         self.chain(head, walk, bufs)?;
         self.next_avail = self.next_avail.wrapping_add(1);
-        Ok(Some(Chain { id: head, count: 1 }))
+        Ok(Some(Chain::new(head, 1)))
+    }
+
+    /// Asks for a descriptor that will soon be taken.
+    #[inline]
+    fn prefetch_desc(&self) {
+        if self.seen_avail.wrapping_sub(self.next_avail) <= DESCS_AHEAD {
+            return;
+        }
+        let at = RING + 2 * self.slot(self.next_avail.wrapping_add(DESCS_AHEAD));
+        // SAFETY: `slot` is below the ring's size.
+        let head = unsafe { self.areas.driver_word(at) }.load(Ordering::Relaxed);
+        let offset = self.slot(u16::from_le(head)) * DESC_LEN;
+        prefetch(self.areas.desc.wrapping_add(offset));
     }
 
     #[inline]
@@ -684,7 +818,7 @@ impl Split {
                 }
                 return walk.indirect(desc, false, bufs);
             }
-            walk.note(desc, flags, bufs)?;
+            walk.note((desc.addr, desc.len), flags, bufs)?;
             if flags & DESC_F_NEXT == 0 {
                 return Ok(());
             }
@@ -696,7 +830,7 @@ impl Split {
     #[inline]
     fn give_back(&mut self, walk: &Walk, chain: Chain, written: u32) {
         let at = RING + 8 * self.slot(self.next_used);
-        let pair = [u32::from(chain.id).to_le(), written.to_le()];
+        let pair = [u32::from(chain.id()).to_le(), written.to_le()];
         // SAFETY: `slot` is below the ring's size; the area is aligned to four bytes.
         unsafe {
             self.areas
@@ -872,6 +1006,9 @@ impl Packed {
             return Ok(None);
         }
         let mut at = self.avail;
+        let ahead = usize::from(at.index + DESCS_AHEAD) * DESC_LEN;
+        // Beyond the ring it fetches something else, and faults never.
+        prefetch(self.areas.desc.wrapping_add(ahead));
         for count in 1..=self.size.min(CHAIN_MAX as u16) {
             // SAFETY: cursors are below the ring's size.
             let desc = unsafe { read_desc(self.areas.desc, usize::from(at.index)) };
@@ -883,11 +1020,11 @@ impl Packed {
                 }
                 walk.indirect(desc, true, bufs)?;
             } else {
-                walk.note(desc, flags, bufs)?;
+                walk.note((desc.addr, desc.len), flags, bufs)?;
             }
             if flags & DESC_F_NEXT == 0 {
                 self.avail = at;
-                return Ok(Some(Chain { id, count }));
+                return Ok(Some(Chain::new(id, count)));
             }
         }
         Err(RingFault::ChainTooLong)
@@ -905,10 +1042,13 @@ impl Packed {
             if written > 0 {
                 entry.add(8).cast::<u32>().write_volatile(written.to_le());
             }
-            entry.add(12).cast::<u16>().write_volatile(chain.id.to_le());
+            entry
+                .add(12)
+                .cast::<u16>()
+                .write_volatile(chain.id().to_le());
         }
         walk.log_used(at as u64, DESC_LEN as u64);
-        self.used.advance(chain.count, self.size);
+        self.used.advance(chain.count(), self.size);
         self.note_given_back(Cursor { index, wrap });
         let flags = used_flags(wrap, written > 0);
         match self.first {
