@@ -199,6 +199,38 @@ impl Arena {
         }
     }
 
+    /// Whether a packet in one piece could be admitted.
+    #[inline(always)]
+    pub(crate) fn has_room(&self) -> bool {
+        !self.free.is_empty() && self.frags.len() < self.frags_max
+    }
+
+    /// Where the payload of a packet ends, in the caller's terms.
+    #[inline(always)]
+    pub(crate) fn payload_end(&self, id: PacketId) -> Option<u64> {
+        let last = self.frags.get(self.packet(id).chain.tail as usize)?;
+        Some(last.at.wrapping_add(u64::from(last.len)))
+    }
+
+    /// Puts one piece behind the payload of a packet that has some; there must be room.
+    #[inline(always)]
+    pub(crate) fn append(&mut self, onto: PacketId, frag: Frag) {
+        let index = self.frags.len() as u32;
+        let head = &mut self.packets[onto.0 as usize];
+        head.payload_len += frag.len;
+        let Some(last) = self.frags.get_mut(head.chain.tail as usize) else {
+            debug_assert!(false, "onto a packet without payload");
+            return;
+        };
+        if last.at.wrapping_add(u64::from(last.len)) == frag.at {
+            last.len += frag.len;
+            return;
+        }
+        last.next = index;
+        head.chain.tail = index;
+        self.frags.push(frag);
+    }
+
     /// Moves the payload of `from` behind that of `onto` and gives its slot
     /// back; bytes that happen to be neighbours become one piece.
     #[inline(always)]
@@ -300,6 +332,21 @@ pub trait Memory {
     /// One's-complement sum of the bytes of `frag`, as if they began at an even
     /// offset; `None` if the memory does not have them.
     fn sum(&self, frag: Frag) -> Option<crate::checksum::Sum>;
+
+    /// The same, and a chance to copy the bytes while they are looked at: returns
+    /// their sum and where they are from now on, as a [`Frag::at`]. `behind` is where the
+    /// payload ends that they are to follow, so that a copy can be its neighbour;
+    /// `None` if they come first. Called once for what it returns to be used, or
+    /// again with the same `behind` if the checksum was wrong and the copy is forgotten.
+    #[inline]
+    fn sum_and_place(
+        &self,
+        frag: Frag,
+        behind: Option<u64>,
+    ) -> Option<(crate::checksum::Sum, u64)> {
+        let _ = behind;
+        Some((self.sum(frag)?, frag.at))
+    }
 }
 
 /// The sum over all pieces, in their order; `None` if the memory lacks one of them.

@@ -194,6 +194,16 @@ impl VnetHeader {
         self.gso_type != GSO_NONE
     }
 
+    #[inline(always)]
+    pub(crate) fn needs_csum(&self) -> bool {
+        self.flags & F_NEEDS_CSUM != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn data_valid(&self) -> bool {
+        self.flags & F_DATA_VALID != 0
+    }
+
     /// The header for a port of these capabilities: [`VnetHeader::of`], and for one
     /// that wants it how many segments a lossy super-packet had (RSC_INFO; virtio
     /// 1.3 section 5.1.6.4.1: the count stands in `csum_start`, duplicate ACKs in

@@ -16,6 +16,7 @@
 //! knows one or more of them, and each held flow is under the one of the port it
 //! leaves by ([`Towards`]).
 
+mod door;
 mod gro;
 mod judge;
 mod lro;
@@ -26,6 +27,7 @@ mod table;
 
 use alloc::vec::Vec;
 
+pub use door::{Received, Taken};
 pub use gro::GRO;
 pub use lro::LRO;
 pub use rsc::{RSC, RSC_QEMU, RscStats};
@@ -39,7 +41,7 @@ use crate::arena::{Arena, Memory, PacketId};
 use crate::packet::{Net, Packet, Transport};
 use crate::pending::Csum;
 use crate::reason::Counts;
-use crate::superpacket::{self, FIN, PSH};
+use crate::superpacket;
 use judge::{Ends, Verdict};
 use merge::{Moved, complete_aggregate};
 use rules::{Masks, Shape};
@@ -114,6 +116,8 @@ pub struct CoalesceStats {
     pub alone: Counts<Alone>,
     /// Packets that were merged onto another: absorbed.
     pub merged: u64,
+    /// Those of them that were never admitted ([`Coalescer::take`]).
+    pub merged_unadmitted: u64,
     /// Super-packets made.
     pub aggregates: u64,
     /// What Windows counts, over all tables that are not lossless.
@@ -407,20 +411,21 @@ impl Coalescer {
             false => superpacket::tcp_flags(packet),
         };
         let payload_len = packet.payload_len;
-        flow.seq_next = flow.seq_next.wrapping_add(payload_len);
-        flow.l3_total += payload_len;
-        flow.segments = flow.segments.wrapping_add(1);
-        flow.id_rule = id_rule;
-        flow.last_flags |= flags & (PSH | FIN);
-        let may_end = flags & (PSH | FIN) != 0 || payload_len < u32::from(flow.size);
+        let may_end = flow.grow(payload_len, flags, id_rule);
         let head = flow.head;
         arena.absorb(head, id);
         self.stats.merged += 1;
         if may_end {
-            let (rules, flow) = (self.rules_of(flow_id), self.table.flow(flow_id));
-            if let Some(end) = judge::ends_after(rules, flow, flags, payload_len) {
-                self.end(arena, flow_id, end);
-            }
+            self.end_after(arena, flow_id, flags, payload_len);
+        }
+    }
+
+    /// Ends an aggregate if the packet that just joined it, with these flags and so much payload, does.
+    #[inline(never)]
+    fn end_after(&mut self, arena: &mut Arena, flow_id: FlowId, flags: u8, payload_len: u32) {
+        let (rules, flow) = (self.rules_of(flow_id), self.table.flow(flow_id));
+        if let Some(end) = judge::ends_after(rules, flow, flags, payload_len) {
+            self.end(arena, flow_id, end);
         }
     }
 
