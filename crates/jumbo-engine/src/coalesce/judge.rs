@@ -6,6 +6,7 @@ use super::rules::{
 };
 use super::table::{Flow, IdRule};
 use crate::arena::{Memory, Pieces, sum_pieces};
+use crate::checksum::Sum;
 use crate::packet::{HEADER_ROOM, L3_AT, Net, Packet, Transport, array};
 use crate::parse::{PROTOCOL_TCP, PROTOCOL_UDP, is_extension};
 use crate::pending::{Csum, Gso};
@@ -140,6 +141,15 @@ pub(crate) fn verify(
     payload: Pieces<'_>,
     memory: &impl Memory,
 ) -> Result<(), Alone> {
+    verify_with(packet, || sum_pieces(memory, payload))
+}
+
+/// The same by a sum of the payload, which is asked for only if it is needed.
+#[inline(always)]
+pub(crate) fn verify_with(
+    packet: &Packet,
+    body: impl FnOnce() -> Option<Sum>,
+) -> Result<(), Alone> {
     if let Csum::Partial { .. } = packet.pending.csum {
         return Err(Alone::ForeignCsum);
     }
@@ -149,20 +159,21 @@ pub(crate) fn verify(
     }
     // The negative zero counts as wrong in TCP, since it could not be recreated.
     let canonical = udp || checksum_field(packet) != 0xffff;
-    match canonical && sums_to_zero(packet, payload, memory) {
+    match canonical && sums_to_zero(packet, body) {
         true => Ok(()),
         false if udp => Err(Alone::UdpChecksum),
         false => Err(Alone::TcpChecksum),
     }
 }
 
-fn sums_to_zero(packet: &Packet, payload: Pieces<'_>, memory: &impl Memory) -> bool {
+#[inline(always)]
+fn sums_to_zero(packet: &Packet, body: impl FnOnce() -> Option<Sum>) -> bool {
     let l4_at = packet.l4_at();
     let l4_len = usize::from(packet.layers.l4_len);
     let Some(header) = packet.bytes.get(l4_at..l4_at + l4_len) else {
         return false;
     };
-    let Some(body) = sum_pieces(memory, payload) else {
+    let Some(body) = body() else {
         return false;
     };
     let pseudo = pseudo_header(packet, l4_len as u32 + packet.payload_len);

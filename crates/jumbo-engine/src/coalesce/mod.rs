@@ -210,7 +210,14 @@ impl Coalescer {
         verdict: Verdict,
         memory: &impl Memory,
     ) -> Offer {
-        if let Err(alone) = verify(arena, id, memory) {
+        let verified = match verdict {
+            Verdict::Merge(_) => {
+                let behind = arena.payload_end(self.table.flow(flow_id).head);
+                verify_and_place(arena, id, behind, memory)
+            }
+            _ => verify(arena, id, memory),
+        };
+        if let Err(alone) = verified {
             self.end(arena, flow_id, End::BadChecksum);
             return self.alone(alone);
         }
@@ -330,8 +337,10 @@ impl Coalescer {
         let rules = &self.personalities[index];
         let l3_total_max = towards.l3_total_max.min(rules.l3_total_max as u32);
         // A wrong checksum says more than any rule that the packet meets besides.
-        let may = verify(arena, id, memory)
-            .and_then(|()| judge::may_begin(rules, arena.packet(id), l3_total_max));
+        let may = match judge::may_begin(rules, arena.packet(id), l3_total_max) {
+            Ok(()) => verify_and_place(arena, id, None, memory),
+            Err(alone) => verify(arena, id, memory).and(Err(alone)),
+        };
         let (lossless, plain, udp) = (rules.lossless, rules.is_plain(), rules.udp);
         if let Err(alone) = may {
             self.stats.alone.count(alone);
@@ -538,6 +547,37 @@ fn verify(arena: &mut Arena, id: PacketId, memory: &impl Memory) -> Result<(), A
         return Ok(());
     }
     judge::verify(arena.packet(id), arena.payload(id), memory)?;
+    arena.packet_mut(id).pending.csum = Csum::Verified;
+    Ok(())
+}
+
+/// The same for a packet that is about to join an aggregate, whose payload ends at
+/// `behind`, or to begin one: the memory may put its payload elsewhere.
+#[inline]
+fn verify_and_place(
+    arena: &mut Arena,
+    id: PacketId,
+    behind: Option<u64>,
+    memory: &impl Memory,
+) -> Result<(), Alone> {
+    let packet = arena.packet(id);
+    let piece = arena.only_piece(id).filter(|_| !judge::is_vouched(packet));
+    let Some(frag) = piece else {
+        return verify(arena, id, memory);
+    };
+    let mut place = frag.at;
+    let body = || {
+        let (sum, at) = memory.sum_and_place(frag, behind)?;
+        place = at;
+        Some(sum)
+    };
+    if let Err(alone) = judge::verify_with(packet, body) {
+        if place != frag.at && behind.is_none() {
+            memory.forget(place);
+        }
+        return Err(alone);
+    }
+    arena.move_payload(id, place);
     arena.packet_mut(id).pending.csum = Csum::Verified;
     Ok(())
 }
