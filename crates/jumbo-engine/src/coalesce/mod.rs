@@ -215,6 +215,10 @@ impl Coalescer {
                 let behind = arena.payload_end(self.table.flow(flow_id).head);
                 verify_and_place(arena, id, behind, memory)
             }
+            // It will most likely be the first of the next.
+            Verdict::End(_) if self.rules_of(flow_id).restarts => {
+                verify_and_place(arena, id, None, memory)
+            }
             _ => verify(arena, id, memory),
         };
         if let Err(alone) = verified {
