@@ -92,6 +92,8 @@ reasons! {
     }
 }
 
+impl core::error::Error for HeaderFault {}
+
 /// The forms of the header on the wire, by their length.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Form {

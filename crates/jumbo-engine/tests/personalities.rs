@@ -449,9 +449,9 @@ fn udp_rows() -> Vec<Row> {
             with_third(datagram(2).bad_checksum()),
             [
                 "2:bad_checksum 1:udp_checksum",
-                not,
+                "1:not_tcp 1:not_tcp 1:udp_checksum",
                 "2:bad_checksum 1:udp_checksum",
-                not,
+                "1:not_tcp 1:not_tcp 1:udp_checksum",
             ],
         ),
     ]
