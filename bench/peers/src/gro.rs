@@ -1,13 +1,14 @@
 //! Coalescing: the engine, DPDK's library in both modes, tun-rs.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::hint::black_box;
 use std::rc::Rc;
 use std::time::Instant;
 
 use jumbo_engine::arena::{HEAD_WANTED, Memory, Pieces};
-use jumbo_engine::checksum::Sum;
+use jumbo_engine::coalesce::{Received, Taken};
 use jumbo_engine::prelude::*;
+use jumbo_engine::stage::{Stage, StagedMemory};
 use tun_rs::GROTable;
 
 use crate::bench::{Contender, Spent, Work};
@@ -99,7 +100,7 @@ fn headers_only(
 
 // --- the engine ---
 
-/// A pass over the ring: admit, offer, hold, flush; each result goes to `sink`. Returns how many there were.
+/// A pass over the ring: take, hold, flush; each result goes to `sink`. Returns how many there were.
 #[inline(always)]
 fn coalesce(
     pool: &Pool,
@@ -119,13 +120,20 @@ fn coalesce(
             }
             let bytes = pool.packet(index);
             let head = bytes.get(..HEAD_WANTED).unwrap_or(bytes);
-            let vnet = vnet.map(|header| (header, Trust::Guest));
-            let admitted = arena.admit(Link::Ethernet, head, &[pool.frag(index)], vnet);
-            let id = admitted.expect("a sound packet").id;
-            match gro.offer(arena, id, memory) {
-                Offer::Merged => {}
-                Offer::Hold(slot) if gro.hold(arena, id, slot, 0, memory).is_ok() => {}
-                _ => gro.ready().push(Ready::alone(id, 0)),
+            let received = Received {
+                link: Link::Ethernet,
+                head,
+                body: &[pool.frag(index)],
+                vnet: vnet.map(|header| (header, Trust::Guest)),
+                origin: 0,
+            };
+            let taken = gro.take(arena, &received, memory);
+            let Taken::Admitted(packet, offer) = taken.expect("a sound packet") else {
+                continue;
+            };
+            match offer {
+                Offer::Hold(slot) if gro.hold(arena, packet.id, slot, 0, memory).is_ok() => {}
+                _ => gro.ready().push(Ready::alone(packet.id, 0)),
             }
         }
         gro.flush(arena, End::BurstEnd);
@@ -204,8 +212,8 @@ fn copy_verify(
     let Some(jumbo) = jumbo_gather(pool, sweeper, ring) else {
         return Ok(None);
     };
-    work.contenders.push(jumbo);
     work.contenders.push(jumbo_staged(pool, sweeper, ring));
+    work.contenders.push(jumbo);
     work.contenders.push(tun(pool, ring, tun_rs));
     work.contenders.extend(context(pool, sweeper, ring, dpdk));
     Ok(Some(work))
@@ -238,47 +246,19 @@ fn jumbo_gather(pool: &Shared, sweeper: &Sweep, ring: Ring) -> Option<Contender>
         })
     };
     let merges = pass().1 == ring.aggregates();
-    let contender = contender("jumbo".into(), COPIES_TWICE, ring, "", pass);
+    let contender = contender("jumbo-two-passes".into(), COPIES_TWICE, ring, "", pass);
     merges.then_some(contender)
 }
 
-/// Where the header goes before the payload of a staged aggregate.
-const HEADER_AT: usize = 256;
-
-/// Memory that copies what it sums to where it is to be delivered: the checksum and the copy are one pass.
-/// Packets of one flow then lie in one piece when their aggregate ends.
-struct Staging<'a> {
-    memory: PoolMemory<'a>,
-    kernels: Kernels,
-    out: &'a RefCell<Vec<u8>>,
-    at: &'a Cell<usize>,
-}
-
-impl Memory for Staging<'_> {
-    #[inline]
-    fn sum(&self, frag: Frag) -> Option<Sum> {
-        let mut out = self.out.borrow_mut();
-        let at = self.at.get();
-        let place = out.get_mut(at..at + frag.len as usize)?;
-        self.at.set(at + frag.len as usize);
-        Some(self.kernels.copy_sum(place, self.memory.bytes(frag)))
-    }
-}
-
+/// One pass: the payload is copied to where its aggregate will lie while it is verified.
 fn jumbo_staged(pool: &Shared, sweeper: &Sweep, ring: Ring) -> Contender {
     let (pool, sweeper) = (pool.clone(), sweeper.clone());
     let mut state = engine(&ring);
-    let (out, at) = (RefCell::new(vec![0; OUT]), Cell::new(HEADER_AT));
+    let stage = Stage::new(1, 65_535);
     let pass = move || {
         measure(&pool, &sweeper, &ring, |pool| {
             let kernels = Kernels::detect();
-            let memory = Staging {
-                memory: PoolMemory::new(pool, kernels),
-                kernels,
-                out: &out,
-                at: &at,
-            };
-            at.set(HEADER_AT);
+            let memory = StagedMemory::over(PoolMemory::new(pool, kernels), kernels, &stage);
             coalesce(
                 pool,
                 &memory,
@@ -286,20 +266,17 @@ fn jumbo_staged(pool: &Shared, sweeper: &Sweep, ring: Ring) -> Contender {
                 None,
                 &mut state,
                 |packet, payload| {
-                    let mut out = out.borrow_mut();
-                    let start = HEADER_AT - packet.header_len();
-                    packet
-                        .write_header(&mut out[start..HEADER_AT])
-                        .expect("room");
-                    // With one flow there is nothing else between its packets.
-                    assert_eq!(at.replace(HEADER_AT), HEADER_AT + payload.len_bytes());
-                    black_box(&mut *out);
+                    let whole = stage.whole(packet, payload, |bytes| {
+                        black_box(bytes);
+                    });
+                    whole.expect("all was verified");
+                    stage.clear();
                 },
             )
         })
     };
     let does = "copies, verifies (one pass), classifies";
-    contender("jumbo-staged".into(), does, ring, "", pass)
+    contender("jumbo".into(), does, ring, "", pass)
 }
 
 // --- DPDK ---

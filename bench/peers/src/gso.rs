@@ -1,13 +1,12 @@
 //! Segmentation: a super-packet of 44 segments.
 
-use std::cell::{Cell, RefCell};
 use std::hint::black_box;
 use std::rc::Rc;
 use std::time::Instant;
 
 use jumbo_engine::arena::{Memory, PacketId};
-use jumbo_engine::checksum::Sum;
 use jumbo_engine::prelude::*;
+use jumbo_engine::stage::{Stage, StagedMemory};
 use jumbo_testkit::PacketBuilder;
 use tun_rs::{VirtioNetHdr, gso_split};
 
@@ -18,8 +17,6 @@ use crate::sys;
 const SEGMENTS: usize = 44;
 /// Between the segments' places.
 const STRIDE: usize = 2048;
-/// Where a segment's payload goes in its place; the header stands before it.
-const PAYLOAD_AT: usize = 256;
 
 const HEADERS: &str = "no copy, no checksum";
 const CHECKSUM: &str = "no copy, checksum";
@@ -130,64 +127,41 @@ fn jumbo_headers(whole: &Rc<Whole>) -> Contender {
     )
 }
 
-/// Memory that copies what it sums to the segment's place.
-struct Copying<'a> {
-    memory: SliceMemory<'a>,
-    kernels: Kernels,
-    out: &'a RefCell<Vec<u8>>,
-    at: Cell<usize>,
-}
-
-impl Memory for Copying<'_> {
-    #[inline]
-    fn sum(&self, frag: Frag) -> Option<Sum> {
-        let mut out = self.out.borrow_mut();
-        let at = self.at.get();
-        let place = out.get_mut(at..at + frag.len as usize)?;
-        self.at.set(at + frag.len as usize);
-        Some(self.kernels.copy_sum(place, self.memory.bytes(frag)?))
-    }
-}
-
-/// The segments' places are visited in turn.
-fn one_pass(whole: &Whole, out: &RefCell<Vec<u8>>) {
-    let kernels = Kernels::detect();
-    let memory = Copying {
-        memory: SliceMemory::new(&whole.bytes, kernels),
-        kernels,
-        out,
-        at: Cell::new(PAYLOAD_AT),
-    };
-    let mut start = 0;
-    whole.segment(Caps::NONE, &memory, |packet, _| {
-        let header_at = start + PAYLOAD_AT - packet.header_len();
-        let mut out = out.borrow_mut();
-        packet
-            .write_header(&mut out[header_at..start + PAYLOAD_AT])
-            .expect("room");
-        start += STRIDE;
-        memory.at.set(start + PAYLOAD_AT);
+/// Payload is copied to a room for each segment while it is summed.
+fn one_pass(whole: &Whole, stage: &Stage, mut look: impl FnMut(&[u8])) {
+    let memory = SliceMemory::new(&whole.bytes, Kernels::detect());
+    let memory = StagedMemory::new(memory, stage);
+    stage.clear();
+    whole.segment(Caps::NONE, &memory, |packet, payload| {
+        let seen = stage.whole(packet, payload, &mut look);
+        seen.expect("room for each");
     });
-    black_box(&mut *out.borrow_mut());
+}
+
+fn stage(whole: &Whole) -> Stage {
+    Stage::new(SEGMENTS, whole.family.mss())
 }
 
 fn jumbo_one_pass(whole: &Rc<Whole>) -> Contender {
     let whole = whole.clone();
-    let out = RefCell::new(vec![0; SEGMENTS * STRIDE]);
-    one_pass(&whole, &out);
-    check(&whole, &out.borrow());
-    let pass = move || timed(|| one_pass(&whole, &out));
-    Contender::new("jumbo", ONE_PASS, "a Memory that copies what it sums", pass)
+    let stage = stage(&whole);
+    check(&whole, &stage);
+    let pass = move || {
+        timed(|| {
+            one_pass(&whole, &stage, |segment| {
+                black_box(segment);
+            });
+        })
+    };
+    Contender::new("jumbo", ONE_PASS, "a stage", pass)
 }
 
-/// The first segments are what the textbook makes of the super-packet.
-fn check(whole: &Whole, out: &[u8]) {
+/// The segments are what the textbook makes of the super-packet.
+fn check(whole: &Whole, stage: &Stage) {
     use jumbo_testkit::oracle;
-    let (header_len, mss) = (whole.header_len(), whole.family.mss());
-    for place in out.chunks(STRIDE) {
-        let segment = &place[PAYLOAD_AT - header_len..PAYLOAD_AT + mss];
+    one_pass(whole, stage, |segment| {
         oracle::verify(jumbo_testkit::Link::Ethernet, segment).expect("a right segment");
-    }
+    });
 }
 
 fn jumbo_two_passes(whole: &Rc<Whole>) -> Contender {
@@ -252,12 +226,10 @@ fn dpdk_gso(whole: &Rc<Whole>, dpdk: &str, checksum: bool) -> Contender {
 
 /// The checksums of the segments as the engine computes them, as they stand in memory.
 fn textbook(whole: &Whole) -> Vec<u16> {
-    let out = RefCell::new(vec![0; SEGMENTS * STRIDE]);
-    one_pass(whole, &out);
-    let out = out.into_inner();
-    let at = PAYLOAD_AT - 32 + 16;
-    let places = out.chunks(STRIDE);
-    places
-        .map(|place| u16::from_ne_bytes([place[at], place[at + 1]]))
-        .collect()
+    let at = whole.header_len() - 32 + 16;
+    let mut checks = Vec::new();
+    one_pass(whole, &stage(whole), |segment| {
+        checks.push(u16::from_ne_bytes([segment[at], segment[at + 1]]));
+    });
+    checks
 }

@@ -7,6 +7,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use jumbo_engine::arena::Memory;
 use jumbo_engine::checksum::{Kernels, Sum};
 use jumbo_engine::packet::Frag;
+use jumbo_engine::stage::Bytes;
 
 unsafe extern "C" {
     fn shim_version() -> *const c_char;
@@ -195,6 +196,13 @@ impl<'a> PoolMemory<'a> {
         // SAFETY: all frags of this bench come from `Pool::frag`, so the range is in a packet; the pool is
         // borrowed as long as the slice.
         unsafe { std::slice::from_raw_parts(frag.at as *const u8, frag.len as usize) }
+    }
+}
+
+impl Bytes for PoolMemory<'_> {
+    #[inline(always)]
+    fn bytes(&self, frag: Frag) -> Option<&[u8]> {
+        Some(PoolMemory::bytes(self, frag))
     }
 }
 

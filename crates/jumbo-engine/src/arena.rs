@@ -205,6 +205,55 @@ impl Arena {
         }
     }
 
+    /// Whether a packet in one piece could be admitted.
+    #[inline(always)]
+    pub(crate) fn has_room(&self) -> bool {
+        !self.free.is_empty() && self.frags.len() < self.frags_max
+    }
+
+    /// The packet's payload, if it lies in one piece.
+    #[inline(always)]
+    pub(crate) fn only_piece(&self, id: PacketId) -> Option<Frag> {
+        let chain = self.packet(id).chain;
+        let one = chain.head == chain.tail;
+        one.then(|| self.frags.get(chain.head as usize).copied())?
+    }
+
+    /// Its one piece of payload is elsewhere from now on.
+    #[inline(always)]
+    pub(crate) fn move_payload(&mut self, id: PacketId, at: u64) {
+        let head = self.packet(id).chain.head as usize;
+        if let Some(frag) = self.frags.get_mut(head) {
+            frag.at = at;
+        }
+    }
+
+    /// Where the payload of a packet ends, in the caller's terms.
+    #[inline(always)]
+    pub(crate) fn payload_end(&self, id: PacketId) -> Option<u64> {
+        let last = self.frags.get(self.packet(id).chain.tail as usize)?;
+        Some(last.at.wrapping_add(u64::from(last.len)))
+    }
+
+    /// Puts one piece behind the payload of a packet that has some; there must be room.
+    #[inline(always)]
+    pub(crate) fn append(&mut self, onto: PacketId, frag: Frag) {
+        let index = self.frags.len() as u32;
+        let head = &mut self.packets[onto.0 as usize];
+        head.payload_len += frag.len;
+        let Some(last) = self.frags.get_mut(head.chain.tail as usize) else {
+            debug_assert!(false, "onto a packet without payload");
+            return;
+        };
+        if last.at.wrapping_add(u64::from(last.len)) == frag.at {
+            last.len += frag.len;
+            return;
+        }
+        last.next = index;
+        head.chain.tail = index;
+        self.frags.push(frag);
+    }
+
     /// Moves the payload of `from` behind that of `onto` and gives its slot
     /// back; bytes that happen to be neighbours become one piece.
     #[inline(always)]
@@ -250,6 +299,25 @@ impl<'a> Pieces<'a> {
         skip: 0,
         left: 0,
     };
+
+    /// One piece.
+    #[inline]
+    pub const fn one(frag: &'a Frag) -> Self {
+        Self {
+            frags: core::slice::from_ref(frag),
+            next: 0,
+            skip: 0,
+            left: frag.len,
+        }
+    }
+
+    /// The bytes as one piece, if they lie so.
+    #[inline]
+    pub fn only(&self) -> Option<Frag> {
+        let mut rest = *self;
+        let frag = rest.next()?;
+        (rest.left == 0).then_some(frag)
+    }
 
     /// Bytes still to come.
     #[inline]
@@ -306,6 +374,27 @@ pub trait Memory {
     /// One's-complement sum of the bytes of `frag`, as if they began at an even
     /// offset; `None` if the memory does not have them.
     fn sum(&self, frag: Frag) -> Option<crate::checksum::Sum>;
+
+    /// The same, and a chance to copy the bytes while they are looked at
+    /// ([`crate::stage`] does): returns their sum and where they are from now on, as a
+    /// [`Frag::at`]. `behind` is where the payload ends that they are to follow, so that
+    /// a copy can be its neighbour; `None` if they come first. If the sum is not what it
+    /// should be, the copy is not used, and the same place may be asked for again.
+    #[inline]
+    fn sum_and_place(
+        &self,
+        frag: Frag,
+        behind: Option<u64>,
+    ) -> Option<(crate::checksum::Sum, u64)> {
+        let _ = behind;
+        Some((self.sum(frag)?, frag.at))
+    }
+
+    /// The copy at `at`, made last by [`Memory::sum_and_place`] with nothing before it, is not used.
+    #[inline]
+    fn forget(&self, at: u64) {
+        let _ = at;
+    }
 }
 
 /// The sum over all pieces, in their order; `None` if the memory lacks one of them.
@@ -335,11 +424,24 @@ impl<'a> SliceMemory<'a> {
         Self { bytes, kernels }
     }
 
+    /// The kernels it was made with.
+    #[inline]
+    pub(crate) fn kernels(&self) -> crate::checksum::Kernels {
+        self.kernels
+    }
+
     /// The bytes of `frag`, or `None` if they are not inside.
     #[inline]
     pub fn bytes(&self, frag: Frag) -> Option<&'a [u8]> {
         let start = usize::try_from(frag.at).ok()?;
         self.bytes.get(start..start.checked_add(frag.len as usize)?)
+    }
+}
+
+impl crate::stage::Bytes for SliceMemory<'_> {
+    #[inline]
+    fn bytes(&self, frag: Frag) -> Option<&[u8]> {
+        SliceMemory::bytes(self, frag)
     }
 }
 

@@ -27,6 +27,8 @@ reasons! {
     }
 }
 
+impl core::error::Error for Fault {}
+
 /// What is to be done before a packet can leave.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Plan {

@@ -101,6 +101,7 @@ pub mod segment;
 pub mod moderate;
 pub mod packet;
 pub mod pending;
+pub mod stage;
 pub mod superpacket;
 pub mod checksum;
 pub mod reason;

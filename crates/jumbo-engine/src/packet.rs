@@ -365,10 +365,7 @@ impl Packet {
     /// constant places it is used with; it reads zeros rather than panic.
     #[inline(always)]
     pub(crate) fn array<const N: usize>(&self, at: usize) -> [u8; N] {
-        match self.bytes.get(at..at + N) {
-            Some(bytes) => bytes.try_into().unwrap_or([0; N]),
-            None => [0; N],
-        }
+        array(&self.bytes, at)
     }
 
     /// Big-endian 16-bit word at `at` of `bytes`.
@@ -430,5 +427,14 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn l4_at(&self) -> usize {
         L3_AT + usize::from(self.layers.l3_len)
+    }
+}
+
+/// `N` bytes at `at` of private header bytes; zeros where there are none.
+#[inline(always)]
+pub(crate) fn array<const N: usize>(bytes: &[u8; HEADER_ROOM], at: usize) -> [u8; N] {
+    match bytes.get(at..at + N) {
+        Some(bytes) => bytes.try_into().unwrap_or([0; N]),
+        None => [0; N],
     }
 }

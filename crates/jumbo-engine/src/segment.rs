@@ -7,7 +7,7 @@
 use crate::arena::{Memory, Pieces, sum_pieces};
 use crate::checksum::{Sum, udp_nonzero};
 use crate::complete::Fault;
-use crate::packet::{L3_AT, Net, Packet, Transport};
+use crate::packet::{Frag, L3_AT, Net, Packet, Transport};
 use crate::pending::{Csum, Cwr, Gso, GsoKind};
 use crate::superpacket::{self, CWR, FIN, PSH};
 use crate::vnet::{TCP_CSUM, UDP_CSUM, pseudo_header};
@@ -54,11 +54,27 @@ pub fn segment<M: Memory>(
         template.patch(&mut scratch, index, count, piece.len_bytes() as u32);
         match csum {
             SegmentCsum::Partial => template.partial(&mut scratch),
-            SegmentCsum::Complete => template.complete(&mut scratch, piece, memory)?,
+            SegmentCsum::Complete => {
+                if let Some(frag) = piece.only() {
+                    let (body, at) = placed(memory, frag)?;
+                    template.complete(&mut scratch, body);
+                    sink(&scratch, Pieces::one(&Frag::new(at, frag.len)));
+                    continue;
+                }
+                let body = sum_pieces(memory, piece).ok_or(Fault::PayloadMissing)?;
+                template.complete(&mut scratch, body);
+            }
         }
         sink(&scratch, piece);
     }
     Ok(count)
+}
+
+/// The sum of a piece, and where it is from now on.
+#[inline(always)]
+fn placed(memory: &impl Memory, frag: Frag) -> Result<(Sum, u64), Fault> {
+    let placed = memory.sum_and_place(frag, None);
+    placed.ok_or(Fault::PayloadMissing)
 }
 
 /// What all segments share, worked out once.
@@ -173,13 +189,7 @@ impl Template {
     }
 
     #[inline]
-    fn complete<M: Memory>(
-        &self,
-        segment: &mut Packet,
-        piece: Pieces<'_>,
-        memory: &M,
-    ) -> Result<(), Fault> {
-        let body = sum_pieces(memory, piece).ok_or(Fault::PayloadMissing)?;
+    fn complete(&self, segment: &mut Packet, body: Sum) {
         let sum = self.pseudo_of(segment).add(self.l4_sum).add(body);
         let check = match self.gso.kind {
             GsoKind::Udp => {
@@ -193,7 +203,6 @@ impl Template {
             }
         };
         segment.set_be16(self.csum_at(), check);
-        Ok(())
     }
 
     #[inline]

@@ -93,6 +93,8 @@ reasons! {
     }
 }
 
+impl core::error::Error for HeaderFault {}
+
 /// The forms of the header on the wire, by their length.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -193,6 +195,16 @@ impl VnetHeader {
     #[inline]
     pub fn is_gso(&self) -> bool {
         self.gso_type != GSO_NONE
+    }
+
+    #[inline(always)]
+    pub(crate) fn needs_csum(&self) -> bool {
+        self.flags & F_NEEDS_CSUM != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn data_valid(&self) -> bool {
+        self.flags & F_DATA_VALID != 0
     }
 
     /// The header for a port of these capabilities: [`VnetHeader::of`], and for one

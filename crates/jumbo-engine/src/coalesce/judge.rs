@@ -6,7 +6,8 @@ use super::rules::{
 };
 use super::table::{Flow, IdRule};
 use crate::arena::{Memory, Pieces, sum_pieces};
-use crate::packet::{L3_AT, Net, Packet, Transport};
+use crate::checksum::Sum;
+use crate::packet::{HEADER_ROOM, L3_AT, Net, Packet, Transport, array};
 use crate::parse::{PROTOCOL_TCP, PROTOCOL_UDP, is_extension};
 use crate::pending::{Csum, Gso};
 use crate::superpacket::{self, FIN, PSH, RST, SYN, URG, tcp_flags};
@@ -74,7 +75,7 @@ fn network(packet: &Packet) -> Result<(), (Alone, Ends)> {
     }
     // 0xffff is the negative zero: it verifies, but segmentation would write 0x0000.
     let field = packet.be16(L3_AT + 10);
-    if !ipv4_header_is_good(packet) || field == 0xffff {
+    if !ipv4_header_is_good(&packet.bytes) || field == 0xffff {
         return Err((Alone::IpChecksum, Ends::Pair));
     }
     Ok(())
@@ -95,16 +96,14 @@ fn unreadable(packet: &Packet) -> (Alone, Ends) {
     }
 }
 
-/// Whether an IPv4 header of 20 bytes verifies (RFC 1071): five words added wide
-/// and folded. All ones is all ones in any byte order.
+/// Whether an IPv4 header of 20 bytes verifies (RFC 1071): five words added wide. A
+/// folded sum is its remainder modulo 65535, where all ones is zero in any byte
+/// order; the sum itself is never zero, with the version in it.
 #[inline(always)]
-fn ipv4_header_is_good(packet: &Packet) -> bool {
-    let word = |at: usize| u64::from(u32::from_ne_bytes(packet.array(L3_AT + at)));
+pub(crate) fn ipv4_header_is_good(bytes: &[u8; HEADER_ROOM]) -> bool {
+    let word = |at: usize| u64::from(u32::from_ne_bytes(array(bytes, L3_AT + at)));
     let sum = word(0) + word(4) + word(8) + word(12) + word(16);
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    (sum >> 16) + (sum & 0xffff) == 0xffff
+    sum.is_multiple_of(0xffff)
 }
 
 /// Whether the transport checksum needs no look at the payload: it is still to be
@@ -142,6 +141,15 @@ pub(crate) fn verify(
     payload: Pieces<'_>,
     memory: &impl Memory,
 ) -> Result<(), Alone> {
+    verify_with(packet, || sum_pieces(memory, payload))
+}
+
+/// The same by a sum of the payload, which is asked for only if it is needed.
+#[inline(always)]
+pub(crate) fn verify_with(
+    packet: &Packet,
+    body: impl FnOnce() -> Option<Sum>,
+) -> Result<(), Alone> {
     if let Csum::Partial { .. } = packet.pending.csum {
         return Err(Alone::ForeignCsum);
     }
@@ -151,20 +159,21 @@ pub(crate) fn verify(
     }
     // The negative zero counts as wrong in TCP, since it could not be recreated.
     let canonical = udp || checksum_field(packet) != 0xffff;
-    match canonical && sums_to_zero(packet, payload, memory) {
+    match canonical && sums_to_zero(packet, body) {
         true => Ok(()),
         false if udp => Err(Alone::UdpChecksum),
         false => Err(Alone::TcpChecksum),
     }
 }
 
-fn sums_to_zero(packet: &Packet, payload: Pieces<'_>, memory: &impl Memory) -> bool {
+#[inline(always)]
+fn sums_to_zero(packet: &Packet, body: impl FnOnce() -> Option<Sum>) -> bool {
     let l4_at = packet.l4_at();
     let l4_len = usize::from(packet.layers.l4_len);
     let Some(header) = packet.bytes.get(l4_at..l4_at + l4_len) else {
         return false;
     };
-    let Some(body) = sum_pieces(memory, payload) else {
+    let Some(body) = body() else {
         return false;
     };
     let pseudo = pseudo_header(packet, l4_len as u32 + packet.payload_len);
@@ -408,8 +417,13 @@ fn ip_id(rule: IpIdRule, flow: &Flow, packet: &Packet) -> Option<IdRule> {
         return Some(IdRule::Undecided);
     }
     let delta = packet.be16(L3_AT + 4).wrapping_sub(flow.id_first);
-    let counts_up = delta == flow.segments;
-    match flow.id_rule {
+    next_id(flow.id_rule, delta, flow.segments)
+}
+
+#[inline(always)]
+pub(crate) fn next_id(rule: IdRule, delta: u16, segments: u16) -> Option<IdRule> {
+    let counts_up = delta == segments;
+    match rule {
         IdRule::Undecided if delta == 0 => Some(IdRule::Fixed),
         IdRule::Undecided | IdRule::Incrementing if counts_up => Some(IdRule::Incrementing),
         IdRule::Fixed if delta == 0 => Some(IdRule::Fixed),

@@ -16,6 +16,7 @@
 //! knows one or more of them, and each held flow is under the one of the port it
 //! leaves by ([`Towards`]).
 
+mod door;
 mod gro;
 mod judge;
 mod lro;
@@ -26,6 +27,7 @@ mod table;
 
 use alloc::vec::Vec;
 
+pub use door::{Received, Taken};
 pub use gro::GRO;
 pub use lro::LRO;
 pub use rsc::{RSC, RSC_QEMU, RscStats};
@@ -39,7 +41,7 @@ use crate::arena::{Arena, Memory, PacketId};
 use crate::packet::{Net, Packet, Transport};
 use crate::pending::Csum;
 use crate::reason::Counts;
-use crate::superpacket::{self, FIN, PSH};
+use crate::superpacket;
 use judge::{Ends, Verdict};
 use merge::{Moved, complete_aggregate};
 use rules::{Masks, Shape};
@@ -114,6 +116,8 @@ pub struct CoalesceStats {
     pub alone: Counts<Alone>,
     /// Packets that were merged onto another: absorbed.
     pub merged: u64,
+    /// Those of them that were never admitted ([`Coalescer::take`]).
+    pub merged_unadmitted: u64,
     /// Super-packets made.
     pub aggregates: u64,
     /// What Windows counts, over all tables that are not lossless.
@@ -206,7 +210,18 @@ impl Coalescer {
         verdict: Verdict,
         memory: &impl Memory,
     ) -> Offer {
-        if let Err(alone) = verify(arena, id, memory) {
+        let verified = match verdict {
+            Verdict::Merge(_) => {
+                let behind = arena.payload_end(self.table.flow(flow_id).head);
+                verify_and_place(arena, id, behind, memory)
+            }
+            // It will most likely be the first of the next.
+            Verdict::End(_) if self.rules_of(flow_id).restarts => {
+                verify_and_place(arena, id, None, memory)
+            }
+            _ => verify(arena, id, memory),
+        };
+        if let Err(alone) = verified {
             self.end(arena, flow_id, End::BadChecksum);
             return self.alone(alone);
         }
@@ -326,8 +341,10 @@ impl Coalescer {
         let rules = &self.personalities[index];
         let l3_total_max = towards.l3_total_max.min(rules.l3_total_max as u32);
         // A wrong checksum says more than any rule that the packet meets besides.
-        let may = verify(arena, id, memory)
-            .and_then(|()| judge::may_begin(rules, arena.packet(id), l3_total_max));
+        let may = match judge::may_begin(rules, arena.packet(id), l3_total_max) {
+            Ok(()) => verify_and_place(arena, id, None, memory),
+            Err(alone) => verify(arena, id, memory).and(Err(alone)),
+        };
         let (lossless, plain, udp) = (rules.lossless, rules.is_plain(), rules.udp);
         if let Err(alone) = may {
             self.stats.alone.count(alone);
@@ -407,20 +424,21 @@ impl Coalescer {
             false => superpacket::tcp_flags(packet),
         };
         let payload_len = packet.payload_len;
-        flow.seq_next = flow.seq_next.wrapping_add(payload_len);
-        flow.l3_total += payload_len;
-        flow.segments = flow.segments.wrapping_add(1);
-        flow.id_rule = id_rule;
-        flow.last_flags |= flags & (PSH | FIN);
-        let may_end = flags & (PSH | FIN) != 0 || payload_len < u32::from(flow.size);
+        let may_end = flow.grow(payload_len, flags, id_rule);
         let head = flow.head;
         arena.absorb(head, id);
         self.stats.merged += 1;
         if may_end {
-            let (rules, flow) = (self.rules_of(flow_id), self.table.flow(flow_id));
-            if let Some(end) = judge::ends_after(rules, flow, flags, payload_len) {
-                self.end(arena, flow_id, end);
-            }
+            self.end_after(arena, flow_id, flags, payload_len);
+        }
+    }
+
+    /// Ends an aggregate if the packet that just joined it, with these flags and so much payload, does.
+    #[inline(never)]
+    fn end_after(&mut self, arena: &mut Arena, flow_id: FlowId, flags: u8, payload_len: u32) {
+        let (rules, flow) = (self.rules_of(flow_id), self.table.flow(flow_id));
+        if let Some(end) = judge::ends_after(rules, flow, flags, payload_len) {
+            self.end(arena, flow_id, end);
         }
     }
 
@@ -533,6 +551,37 @@ fn verify(arena: &mut Arena, id: PacketId, memory: &impl Memory) -> Result<(), A
         return Ok(());
     }
     judge::verify(arena.packet(id), arena.payload(id), memory)?;
+    arena.packet_mut(id).pending.csum = Csum::Verified;
+    Ok(())
+}
+
+/// The same for a packet that is about to join an aggregate, whose payload ends at
+/// `behind`, or to begin one: the memory may put its payload elsewhere.
+#[inline]
+fn verify_and_place(
+    arena: &mut Arena,
+    id: PacketId,
+    behind: Option<u64>,
+    memory: &impl Memory,
+) -> Result<(), Alone> {
+    let packet = arena.packet(id);
+    let piece = arena.only_piece(id).filter(|_| !judge::is_vouched(packet));
+    let Some(frag) = piece else {
+        return verify(arena, id, memory);
+    };
+    let mut place = frag.at;
+    let body = || {
+        let (sum, at) = memory.sum_and_place(frag, behind)?;
+        place = at;
+        Some(sum)
+    };
+    if let Err(alone) = judge::verify_with(packet, body) {
+        if place != frag.at && behind.is_none() {
+            memory.forget(place);
+        }
+        return Err(alone);
+    }
+    arena.move_payload(id, place);
     arena.packet_mut(id).pending.csum = Csum::Verified;
     Ok(())
 }

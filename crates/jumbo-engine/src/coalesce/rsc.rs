@@ -176,3 +176,32 @@ impl End {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_two_workers_add_up() {
+        let one = RscStats {
+            coalesced_packets: 1,
+            coalesced_octets: 20,
+            coalesce_events: 300,
+            aborts: 4000,
+        };
+        let mut sum = RscStats {
+            coalesced_packets: 5,
+            coalesced_octets: 60,
+            coalesce_events: 700,
+            aborts: 8000,
+        };
+        sum.add(&one);
+        let expected = RscStats {
+            coalesced_packets: 6,
+            coalesced_octets: 80,
+            coalesce_events: 1000,
+            aborts: 12_000,
+        };
+        assert_eq!(sum, expected);
+    }
+}

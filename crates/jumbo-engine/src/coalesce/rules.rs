@@ -477,7 +477,18 @@ pub(crate) struct Masks {
     pub(crate) all: Mask,
     /// The key alone: no difference means the same flow.
     pub(crate) key: Mask,
+    /// No difference under `all` means the same layers, no fragment, the same flags but PSH and FIN.
+    pub(crate) conclusive: bool,
 }
+
+/// What must be compared for a packet's headers to need no parsing of their own.
+const CONCLUSIVE: [Field; 5] = [
+    Field::Link,
+    Field::NetworkKey,
+    Field::IpFlags,
+    Field::DataOffset,
+    Field::Flags,
+];
 
 impl Masks {
     pub(crate) fn new(rules: &Rules, shape: Shape) -> Self {
@@ -489,7 +500,20 @@ impl Masks {
         for (field, _) in rules.lines(shape) {
             merge(&mut all, &field.mask(shape));
         }
-        Self { all, key }
+        let mut needed = [0; HEADER_ROOM];
+        let udp = shape.is_udp();
+        for field in CONCLUSIVE {
+            match field {
+                Field::DataOffset | Field::Flags if udp => {}
+                field => merge(&mut needed, &field.mask(shape)),
+            }
+        }
+        let conclusive = needed.iter().zip(&all).all(|(bits, all)| bits & !all == 0);
+        Self {
+            all,
+            key,
+            conclusive,
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use alloc::vec;
 
 use super::rules::Shape;
 use crate::arena::PacketId;
-use crate::packet::{L3_AT, Net, Packet};
+use crate::packet::{HEADER_ROOM, L3_AT, Net, Packet, array};
+use crate::superpacket::{FIN, PSH};
 
 const WAYS: usize = 8;
 const NONE: u16 = u16::MAX;
@@ -69,8 +70,29 @@ pub(crate) enum IdRule {
 #[derive(Copy, Clone, Debug)]
 #[repr(C, align(32))]
 struct Set {
-    tags: [u16; WAYS],
+    /// Four tags each, the first in the lowest bits; zero marks an empty way.
+    tags: [u64; WAYS / LANES],
     flows: [u16; WAYS],
+}
+
+/// Tags in a word.
+const LANES: usize = 4;
+
+impl Set {
+    const EMPTY: Self = Self {
+        tags: [0; WAYS / LANES],
+        flows: [NONE; WAYS],
+    };
+
+    fn free_way(&self) -> Option<usize> {
+        let tag = |way: &usize| (self.tags[way / LANES] >> (16 * (way % LANES))) as u16;
+        (0..WAYS).find(|way| tag(way) == 0)
+    }
+
+    fn set_tag(&mut self, way: usize, tag: u16) {
+        let (word, at) = (&mut self.tags[way / LANES % 2], 16 * (way % LANES));
+        *word = *word & !(0xffff << at) | u64::from(tag) << at;
+    }
 }
 
 /// Where a flow belongs in the index.
@@ -150,6 +172,17 @@ impl Flow {
         born: 0,
     };
 
+    /// Takes in a segment under plain rules. Returns whether that may have been the last.
+    #[inline(always)]
+    pub(crate) fn grow(&mut self, payload_len: u32, flags: u8, id_rule: IdRule) -> bool {
+        self.seq_next = self.seq_next.wrapping_add(payload_len);
+        self.l3_total += payload_len;
+        self.segments = self.segments.wrapping_add(1);
+        self.id_rule = id_rule;
+        self.last_flags |= flags & (PSH | FIN);
+        flags & (PSH | FIN) != 0 || payload_len < u32::from(self.size)
+    }
+
     /// Whether anything joined the first packet.
     #[inline(always)]
     pub(crate) fn is_aggregate(&self) -> bool {
@@ -169,14 +202,7 @@ impl Table {
         // that take turns then evict each other for ever.)
         let sets = flows.next_power_of_two();
         Self {
-            sets: vec![
-                Set {
-                    tags: [0; WAYS],
-                    flows: [NONE; WAYS],
-                };
-                sets
-            ]
-            .into_boxed_slice(),
+            sets: vec![Set::EMPTY; sets].into_boxed_slice(),
             flows: slab,
             free: 0,
             oldest: NONE,
@@ -199,8 +225,14 @@ impl Table {
     /// addresses and tags are compared, not hashed.
     #[inline(always)]
     pub(crate) fn slot(&self, packet: &Packet) -> Slot {
-        let ports = u64::from(packet.be32(packet.l4_at()));
-        let hash = self.mix(self.pair_hash(packet) ^ ports.rotate_left(17), 1);
+        self.slot_of(packet.layers.net, &packet.bytes, packet.l4_at())
+    }
+
+    /// The same from the bytes of a private header, with the transport header at `l4_at`.
+    #[inline(always)]
+    pub(crate) fn slot_of(&self, net: Net, bytes: &[u8; HEADER_ROOM], l4_at: usize) -> Slot {
+        let ports = u64::from(u32::from_be_bytes(array(bytes, l4_at)));
+        let hash = self.mix(self.hash_of(net, bytes) ^ ports.rotate_left(17), 1);
         Slot {
             set: (hash as usize & (self.sets.len() - 1)) as u16,
             // Zero marks an empty way.
@@ -211,8 +243,13 @@ impl Table {
     /// Hash of protocol family and address pair.
     #[inline(always)]
     pub(crate) fn pair_hash(&self, packet: &Packet) -> u64 {
-        let word = |at: usize| u64::from_ne_bytes(packet.array(at));
-        match packet.layers.net {
+        self.hash_of(packet.layers.net, &packet.bytes)
+    }
+
+    #[inline(always)]
+    fn hash_of(&self, net: Net, bytes: &[u8; HEADER_ROOM]) -> u64 {
+        let word = |at: usize| u64::from_ne_bytes(array(bytes, at));
+        match net {
             Net::V6 => {
                 let src = self.mix(word(L3_AT + 8) ^ self.seed[1], 0) ^ word(L3_AT + 16);
                 let dst = self.mix(word(L3_AT + 24) ^ src, 0) ^ word(L3_AT + 32);
@@ -233,9 +270,8 @@ impl Table {
     #[inline(always)]
     pub(crate) fn candidates(&self, slot: Slot) -> Candidates {
         let set = &self.sets[usize::from(slot.set)];
-        let (low, high) = set.tags.split_at(WAYS / 2);
         Candidates {
-            hits: [equal_lanes(low, slot.tag), equal_lanes(high, slot.tag)],
+            hits: set.tags.map(|tags| equal_lanes(tags, slot.tag)),
             set: slot.set,
         }
     }
@@ -270,7 +306,7 @@ impl Table {
     /// The flow that must leave before one can be inserted at `slot`, if any.
     pub(crate) fn in_the_way(&self, slot: Slot) -> Option<FlowId> {
         let set = &self.sets[usize::from(slot.set)];
-        if set.tags.contains(&0) {
+        if set.free_way().is_some() {
             return (self.free == NONE).then_some(FlowId(self.oldest));
         }
         let age = |flow: &u16| {
@@ -284,7 +320,7 @@ impl Table {
     pub(crate) fn insert(&mut self, slot: Slot, flow: Flow) {
         let index = self.free;
         let set = &mut self.sets[usize::from(slot.set)];
-        let Some(way) = set.tags.iter().position(|tag| *tag == 0) else {
+        let Some(way) = set.free_way() else {
             debug_assert!(false, "insert into a full set");
             return;
         };
@@ -293,7 +329,7 @@ impl Table {
             return;
         };
         self.free = place.newer;
-        set.tags[way] = slot.tag;
+        set.set_tag(way, slot.tag);
         set.flows[way] = index;
         *place = Flow {
             set: slot.set,
@@ -314,7 +350,7 @@ impl Table {
 
     pub(crate) fn remove(&mut self, id: FlowId) -> Flow {
         let flow = *self.flow(id);
-        self.sets[usize::from(flow.set)].tags[usize::from(flow.way) & (WAYS - 1)] = 0;
+        self.sets[usize::from(flow.set)].set_tag(usize::from(flow.way), 0);
         match self.flows.get_mut(usize::from(flow.older)) {
             Some(older) => older.newer = flow.newer,
             None => self.oldest = flow.newer,
@@ -351,13 +387,9 @@ pub(crate) struct Candidates {
 /// The top bit of every lane that equals `tag`. A lane next to an equal one may
 /// be marked too (the borrow of the subtraction); its headers will differ.
 #[inline(always)]
-fn equal_lanes(tags: &[u16], tag: u16) -> u64 {
+fn equal_lanes(tags: u64, tag: u16) -> u64 {
     const ONES: u64 = 0x0001_0001_0001_0001;
-    let mut lanes = 0;
-    for (lane, value) in tags.iter().enumerate() {
-        lanes |= u64::from(*value) << (16 * lane);
-    }
-    let zero_if_equal = lanes ^ (u64::from(tag) * ONES);
+    let zero_if_equal = tags ^ (u64::from(tag) * ONES);
     zero_if_equal.wrapping_sub(ONES) & !zero_if_equal & (ONES << 15)
 }
 
@@ -405,10 +437,20 @@ mod tests {
     #[test]
     fn equal_tags_are_found_and_others_not() {
         let tags = [5, 7, 5, 9];
-        assert_eq!(equal_lanes(&tags, 5) & 0x8000, 0x8000);
-        assert_eq!(equal_lanes(&tags, 11), 0);
-        for (lane, tag) in tags.iter().enumerate() {
-            assert_ne!(equal_lanes(&tags, *tag) & (0x8000 << (16 * lane)), 0);
+        let mut set = Set::EMPTY;
+        for (way, tag) in tags.into_iter().enumerate() {
+            assert_eq!(set.free_way(), Some(way));
+            set.set_tag(way, tag);
         }
+        let [word, other] = set.tags;
+        assert_eq!(other, 0);
+        assert_eq!(equal_lanes(word, 5) & 0x8000, 0x8000);
+        assert_eq!(equal_lanes(word, 11), 0);
+        for (lane, tag) in tags.into_iter().enumerate() {
+            assert_ne!(equal_lanes(word, tag) & (0x8000 << (16 * lane)), 0);
+        }
+        set.set_tag(1, 0);
+        assert_eq!(set.free_way(), Some(1));
+        assert_eq!(equal_lanes(set.tags[0], 7), 0);
     }
 }

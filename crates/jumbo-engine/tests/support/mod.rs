@@ -4,9 +4,11 @@
 pub(crate) mod lossy;
 pub(crate) mod reference;
 
-use jumbo_engine::arena::{Admitted, Arena, SliceMemory};
+use jumbo_engine::arena::{Admitted, Arena, HEAD_WANTED, SliceMemory};
 use jumbo_engine::checksum::Kernels;
-use jumbo_engine::coalesce::{Alone, CoalesceStats, Coalescer, End, GRO, Offer, Ready, Rules};
+use jumbo_engine::coalesce::{
+    Alone, CoalesceStats, Coalescer, End, GRO, Offer, Ready, Received, Rules, Taken,
+};
 use jumbo_engine::complete::{Fault, Plan, complete, plan};
 use jumbo_engine::packet::{Frag, Link, Packet};
 use jumbo_engine::pending::{Caps, Csum, Gso, GsoKind, Lossy};
@@ -105,6 +107,12 @@ impl Rig {
 
     /// Puts the packet into memory, its pieces apart, and admits it.
     pub(crate) fn admit(&mut self, input: &Input) -> Result<Admitted, HeaderFault> {
+        let body = self.lay(input);
+        let vnet = input.vnet.as_ref().map(|(header, trust)| (header, *trust));
+        self.arena.admit(input.link, &input.bytes, &body, vnet)
+    }
+
+    fn lay(&mut self, input: &Input) -> Vec<Frag> {
         let start = self.memory.len();
         let mut rest = &input.bytes[..];
         let mut body = Vec::new();
@@ -117,18 +125,54 @@ impl Rig {
             rest = after;
         }
         self.places.push((start, self.memory.len()));
-        let vnet = input.vnet.as_ref().map(|(header, trust)| (header, *trust));
-        self.arena.admit(input.link, &input.bytes, &body, vnet)
+        body
+    }
+
+    /// Admits and offers in one step. `None`: merged.
+    fn take(&mut self, input: &Input) -> Result<Option<(Admitted, Offer)>, HeaderFault> {
+        let body = self.lay(input);
+        // A short packet lies in a buffer with room; what is behind it must not matter.
+        let mut head = input.bytes.clone();
+        head.resize(head.len().max(HEAD_WANTED), 0xEE);
+        let received = Received {
+            link: input.link,
+            head: &head,
+            body: &body,
+            vnet: input.vnet.as_ref().map(|(header, trust)| (header, *trust)),
+            origin: 0,
+        };
+        let before = self.gro.stats().clone();
+        let memory = SliceMemory::new(&self.memory, Kernels::portable());
+        let taken = self.gro.take(&mut self.arena, &received, &memory)?;
+        self.note_ended(&before);
+        Ok(match taken {
+            Taken::Merged => None,
+            Taken::Admitted(admitted, offer) => Some((admitted, offer)),
+        })
+    }
+
+    /// Takes one packet by the fast door.
+    pub(crate) fn offer_by_door(&mut self, input: &Input) -> Result<(), HeaderFault> {
+        if let Some((admitted, offer)) = self.take(input)? {
+            self.settle(admitted, offer);
+        }
+        Ok(())
     }
 
     /// Admits and coalesces one packet.
     pub(crate) fn offer(&mut self, input: &Input) -> Result<Admitted, HeaderFault> {
         let admitted = self.admit(input)?;
-        let index = self.places.len() as u32 - 1;
         let before = self.gro.stats().clone();
         let memory = SliceMemory::new(&self.memory, Kernels::portable());
         let offer = self.gro.offer(&mut self.arena, admitted.id, &memory);
         self.note_ended(&before);
+        self.settle(admitted, offer);
+        Ok(admitted)
+    }
+
+    /// Holds it, or lets it pass.
+    fn settle(&mut self, admitted: Admitted, offer: Offer) {
+        let index = self.places.len() as u32 - 1;
         match offer {
             Offer::Merged => {}
             Offer::Hold(slot) => {
@@ -147,7 +191,6 @@ impl Rig {
                 self.whys.push(Why::Alone(alone));
             }
         }
-        Ok(admitted)
     }
 
     /// All that one call ended, it ended for one reason.
