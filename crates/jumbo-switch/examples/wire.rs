@@ -137,9 +137,8 @@ fn join(way: Way) -> Result<Net, Failed> {
         links.up(near)?;
         host.plug("t0")?;
     }
-    let mac = |host: &Host| -> Result<_, Failed> {
-        Ok(host.links()?.get("t0")?.mac.unwrap_or_default())
-    };
+    let mac =
+        |host: &Host| -> Result<_, Failed> { Ok(host.links()?.get("t0")?.mac.unwrap_or_default()) };
     hosts[0].knows("t0", &hosts[1], mac(&hosts[1])?)?;
     hosts[1].knows("t0", &hosts[0], mac(&hosts[0])?)?;
     if matches!(way, Way::PacketSingle | Way::BridgeSingle | Way::Forwarding) {
@@ -224,13 +223,19 @@ fn testpmd(way: Way, middle: &NetNs) -> Result<Joint, Failed> {
         .args(["--no-huge", "-m", "256", "--no-pci", "--lcores", "0@0,1@1"])
         .arg(format!("--file-prefix={prefix}"))
         .args([device(0), device(1)])
-        .args(["--", "--total-num-mbufs=16384", "--no-mlockall", "--no-numa"])
+        .args([
+            "--",
+            "--total-num-mbufs=16384",
+            "--no-mlockall",
+            "--no-numa",
+        ])
         .args(["--auto-start", "--forward-mode=io", "--stats-period=3600"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let child = middle.run(|| command.spawn())?;
-    let mut joint = Joint::Testpmd(child.map_err(|e| format!("dpdk-testpmd: {e} (apt install dpdk)"))?);
+    let mut joint =
+        Joint::Testpmd(child.map_err(|e| format!("dpdk-testpmd: {e} (apt install dpdk)"))?);
     // It needs a moment; then it runs for ever, or has given up.
     std::thread::sleep(Duration::from_secs(3));
     if let Joint::Testpmd(child) = &mut joint {
@@ -353,7 +358,11 @@ impl Figures {
             ("p50", "p50_us", &self.p50_us),
             ("p99", "p99_us", &self.p99_us),
             ("64 B", "small_mpps", &self.small_mpps),
-            ("64 B/core", "small_mpps_per_core", &self.small_mpps_per_core),
+            (
+                "64 B/core",
+                "small_mpps_per_core",
+                &self.small_mpps_per_core,
+            ),
         ]
     }
 
@@ -375,7 +384,9 @@ impl Figures {
         for (_, unit, values) in self.rows() {
             if let Some(s) = Summary::of(values) {
                 let (min, median, max) = (s.min, s.median, s.max);
-                fields.push(format!("\"{unit}\":{{\"min\":{min},\"median\":{median},\"max\":{max}}}"));
+                fields.push(format!(
+                    "\"{unit}\":{{\"min\":{min},\"median\":{median},\"max\":{max}}}"
+                ));
             }
         }
         format!("{{{}}}", fields.join(","))
@@ -405,7 +416,9 @@ fn small_packet(net: &Net) -> Result<Vec<u8>, Failed> {
     packet[22..24].copy_from_slice(&[64, 17]);
     packet[26..30].copy_from_slice(&from_ip.octets());
     packet[30..34].copy_from_slice(&to_ip.octets());
-    let check = jumbo_engine::checksum::Sum::ZERO.add_bytes(&packet[14..34]).checksum();
+    let check = jumbo_engine::checksum::Sum::ZERO
+        .add_bytes(&packet[14..34])
+        .checksum();
     packet[24..26].copy_from_slice(&check.to_be_bytes());
     packet[38..40].copy_from_slice(&26u16.to_be_bytes());
     packet[36..38].copy_from_slice(&9u16.to_be_bytes());

@@ -227,10 +227,7 @@ fn a_wrong_port_is_refused_in_one_sentence() {
             "tap:vm0,colaesce=off",
             "unknown key `colaesce`; did you mean `coalesce`?",
         ),
-        (
-            "tap:vm0,x=1",
-            "unknown key `x`; did you mean `xdp`?",
-        ),
+        ("tap:vm0,x=1", "unknown key `x`; did you mean `xdp`?"),
         (
             "tap:vm0,mtu=1,mtu=2",
             "key `mtu` is given twice; keep one of them",
