@@ -18,6 +18,9 @@ use crate::patience::Patience;
 /// Most ports of a switch: a bound on flooding and on the control plane.
 pub const PORTS_MAX: usize = 1024;
 
+/// Most captures of a port at a time: each is a copy of every packet.
+const CAPTURES_MAX: usize = 4;
+
 /// Names a port as long as it is there; long after it was removed, another may have its id.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
 pub struct PortId(pub u16);
@@ -175,6 +178,14 @@ impl Slot {
         }
         if !self.policy.coalesce.is_lossless() {
             self.counters.rsc.ended(packet, end);
+        }
+    }
+
+    /// Writes down what passes from now on; one capture too many ends at once.
+    pub(crate) fn watch(&mut self, probe: Probe) {
+        self.probes.retain(Probe::is_read);
+        if self.probes.len() < CAPTURES_MAX {
+            self.probes.push(probe);
         }
     }
 

@@ -370,7 +370,7 @@ impl Worker {
                 }
                 Message::Capture(port, probe) => {
                     if let Some(slot) = self.plane.topology.get_mut(port) {
-                        slot.probes.push(*probe);
+                        slot.watch(*probe);
                     }
                 }
                 Message::Report(reply) => {

@@ -249,6 +249,8 @@ struct Faulty {
     timer: OwnedFd,
     /// Ready when the inner queue or the timer is.
     ready: OwnedFd,
+    /// The inner queue has said that its device went away.
+    gone: bool,
 }
 
 impl Faulty {
@@ -281,6 +283,7 @@ impl Faulty {
             burst: Burst::new(bounds, Kernels::detect()),
             timer,
             ready,
+            gone: false,
         })
     }
 
@@ -399,10 +402,15 @@ fn now_ns() -> u64 {
 impl Queue for Faulty {
     fn rx(&mut self, burst: &mut Burst, stats: &mut RxStats) -> RxEnd {
         self.send_due();
-        self.inner.rx(burst, stats)
+        let end = self.inner.rx(burst, stats);
+        self.gone |= end == RxEnd::Gone;
+        end
     }
 
     fn tx(&mut self, packet: &Packet, payload: Pieces<'_>, pool: &Pool) -> Result<(), TxFault> {
+        if self.gone {
+            return Err(TxFault::Gone);
+        }
         if self.dice.says(self.faults.drop_ppm) {
             return Err(TxFault::Injected);
         }

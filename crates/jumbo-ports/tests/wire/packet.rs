@@ -6,11 +6,12 @@ use jumbo_lab::{LabTest, TestError};
 use jumbo_ports::conformance::{Subject, check};
 use jumbo_ports::packet::{self, Fanout, PacketConfig, PacketError};
 use jumbo_ports::queue::{Port, RxEnd, RxLoss, TxFault};
+use jumbo_ports::wrap::fault::{self, Faults};
 use jumbo_testkit::oracle::vnet_gso;
 use jumbo_testkit::script::TcpStream;
 
 use crate::samples::{base, pending, samples};
-use crate::support::{AllQueues, FarEnd, Outcome, Taker, Wire, send, with_header};
+use crate::support::{AllQueues, FarEnd, Outcome, Served, Taker, Wire, send, with_header};
 
 pub(crate) fn tests() -> Vec<LabTest> {
     vec![
@@ -20,6 +21,7 @@ pub(crate) fn tests() -> Vec<LabTest> {
             of_several_sockets,
         ),
         LabTest::new("packet_past_the_qdisc_keeps_the_contract", past_the_qdisc),
+        LabTest::new("port_with_faults_keeps_the_contract", with_faults),
         LabTest::new("packet_carries_tags_both_ways", carries_tags),
         LabTest::new("packet_counts_what_the_ring_lost", counts_ring_losses),
         LabTest::new("packet_counts_what_was_cut_off", counts_truncated),
@@ -82,6 +84,28 @@ fn past_the_qdisc() -> Outcome {
         ..config(1)
     };
     check(&mut || subject(&config), &samples());
+    Ok(())
+}
+
+/// A wrapper that was asked for no faults, and one for a delay that cannot be told from none.
+fn with_faults() -> Outcome {
+    for faults in [
+        Faults::default(),
+        "delay:1ns".parse().map_err(TestError::Failed)?,
+    ] {
+        let mut subject = || {
+            let wire = Wire::new().expect("a wire");
+            let port = open(&wire, &config(1)).expect("a port");
+            let port = fault::wrap(port, faults).expect("a timer");
+            let socket = wire.socket().expect("a socket");
+            Subject {
+                queue: Box::new(Served(port.queues)),
+                peer: Box::new(FarEnd { wire, socket }),
+                tag: None,
+            }
+        };
+        check(&mut subject, &samples());
+    }
     Ok(())
 }
 

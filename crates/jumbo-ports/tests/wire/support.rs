@@ -118,6 +118,39 @@ impl Queue for AllQueues {
     }
 }
 
+/// A queue whose owner looks again after each packet sent, as a worker does that is woken.
+#[derive(Debug)]
+pub(crate) struct Served(pub(crate) Vec<Box<dyn Queue>>);
+
+impl Queue for Served {
+    fn rx(&mut self, burst: &mut Burst, stats: &mut RxStats) -> RxEnd {
+        self.0[0].rx(burst, stats)
+    }
+
+    fn tx(&mut self, packet: &Packet, payload: Pieces<'_>, pool: &Pool) -> Result<(), TxFault> {
+        self.0[0].tx(packet, payload, pool)
+    }
+
+    fn publish(&mut self) {
+        self.0[0].publish();
+        // What was held up is due by now; nothing is received where nothing has room.
+        let bounds = Bounds {
+            pool_bytes: 0,
+            ..Bounds::default()
+        };
+        let mut burst = Burst::new(bounds, Kernels::detect());
+        self.0[0].rx(&mut burst, &mut RxStats::default());
+    }
+
+    fn release(&mut self) {
+        self.0[0].release();
+    }
+
+    fn fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        self.0[0].fd()
+    }
+}
+
 /// Receives by hand.
 pub(crate) struct Taker {
     pub(crate) burst: Burst,
