@@ -135,19 +135,9 @@ fn main() -> Result<()> {
     let mut report = Report::default();
     for work in &args.works {
         eprintln!("{work}");
-        if let Some(load) = LOADS.iter().find(|load| load.name == *work) {
-            measure(load, &args, &mut report)?;
-        }
-        let highest = work.strip_prefix("highest-");
-        if let Some(load) = LOADS.iter().find(|load| Some(load.name) == highest) {
-            highests(load, &args, &mut report)?;
-        }
-        match work.as_str() {
-            "ping" => pings(&args, &mut report)?,
-            "low" => low_rates(&args, &mut report)?,
-            "idle" => idle(&args, &mut report)?,
-            "ring" => matrix::measure(&args.places, &args.folder, &kinds(&args), &mut report)?,
-            _ => {}
+        // What was measured before is not lost.
+        if let Err(error) = one(work, &args, &mut report) {
+            eprintln!("{work}: {error}");
         }
     }
     let _ = std::fs::remove_dir_all(&args.folder);
@@ -157,6 +147,24 @@ fn main() -> Result<()> {
         print!("{}", report.table());
     }
     Ok(())
+}
+
+/// One work on all switches.
+fn one(work: &str, args: &Args, report: &mut Report) -> Result<()> {
+    let load = |name: &str| LOADS.iter().find(|load| load.name == name);
+    if let Some(load) = load(work) {
+        return measure(load, args, report);
+    }
+    if let Some(load) = work.strip_prefix("highest-").and_then(load) {
+        return highests(load, args, report);
+    }
+    match work {
+        "ping" => pings(args, report),
+        "low" => low_rates(args, report),
+        "idle" => idle(args, report),
+        "ring" => matrix::measure(&args.places, &args.folder, &kinds(args), report),
+        _ => Err(USAGE.into()),
+    }
 }
 
 /// Puts this thread on a processor.
