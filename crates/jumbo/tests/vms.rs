@@ -152,7 +152,7 @@ fn boot<const N: usize>(tools: &QemuTools, specs: [VmSpec; N]) -> Tested<[Qemu; 
 
 fn address(vm: &mut Qemu, number: u8) -> Tested {
     vm.ok(&format!(
-        "ip addr add 10.0.0.{number}/24 dev eth0; ip addr add fd00::{number}/64 dev eth0 nodad; ip link set eth0 up"
+        "ip addr add 10.0.0.{number}/24 dev eth0 && ip addr add fd00::{number}/64 dev eth0 && ip link set eth0 up"
     ))?;
     Ok(())
 }
