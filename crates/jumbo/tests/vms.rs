@@ -152,7 +152,7 @@ fn boot<const N: usize>(tools: &QemuTools, specs: [VmSpec; N]) -> Tested<[Qemu; 
 
 fn address(vm: &mut Qemu, number: u8) -> Tested {
     vm.ok(&format!(
-        "ip addr add 10.0.0.{number}/24 dev eth0; ip addr add fd00::{number}/64 dev eth0 nodad; ip link set eth0 up"
+        "ip addr add 10.0.0.{number}/24 dev eth0 && ip addr add fd00::{number}/64 dev eth0 && ip link set eth0 up"
     ))?;
     Ok(())
 }
@@ -168,10 +168,19 @@ fn pings(vm: &mut Qemu, to: &str) -> Tested {
     Ok(())
 }
 
+/// Takes one connection into `/tmp/came`, and makes `/tmp/sum` when it has ended. busybox's nc ends when its input does,
+/// so it gets one that never does.
+fn listen(port: u16) -> String {
+    format!(
+        "rm -f /tmp/sum /tmp/came; test -e /tmp/never || mkfifo /tmp/never; \
+         (nc -l -p {port} > /tmp/came 0<> /tmp/never; touch /tmp/sum) > /dev/null 2>&1 &"
+    )
+}
+
 /// Sends `mib` MiB from one guest to the other and compares what arrives.
 #[track_caller]
 fn transfer(from: &mut Qemu, to: &mut Qemu, address: &str, mib: u32) -> Tested {
-    to.ok("rm -f /tmp/sum; (nc -l -p 7000 | md5sum > /tmp/sum.new; mv /tmp/sum.new /tmp/sum) > /dev/null 2>&1 &")?;
+    to.ok(&listen(7000))?;
     from.ok(&format!(
         "dd if=/dev/urandom of=/tmp/data bs=1M count={mib} 2> /dev/null"
     ))?;
@@ -180,9 +189,11 @@ fn transfer(from: &mut Qemu, to: &mut Qemu, address: &str, mib: u32) -> Tested {
     from.ok(&format!(
         "for i in 1 2 3 4 5; do nc -w 20 {address} 7000 < /tmp/data && exit; sleep 1; done; exit 1"
     ))?;
-    let came =
-        to.ok("for i in $(seq 60); do test -e /tmp/sum && break; sleep 1; done; cat /tmp/sum")?;
-    assert_eq!(sent, came, "{address}");
+    let came = to.ok(
+        "for i in $(seq 60); do test -e /tmp/sum && break; sleep 1; done; md5sum < /tmp/came",
+    )?;
+    let len = to.ok("wc -c < /tmp/came")?;
+    assert_eq!(sent, came, "{address}: {len} of {mib} MiB");
     Ok(())
 }
 
@@ -236,7 +247,7 @@ fn from_host(host: &Host, family: Family, vm: &mut Qemu) -> Tested {
     } else {
         "[fd00::11]:7001"
     };
-    vm.ok("rm -f /tmp/sum; (nc -l -p 7001 > /tmp/came; touch /tmp/sum) > /dev/null 2>&1 &")?;
+    vm.ok(&listen(7001))?;
     let bytes = pattern(0, 8 << 20);
     let send = || -> std::io::Result<()> {
         let end = Instant::now() + Duration::from_secs(20);
@@ -388,13 +399,14 @@ fn a_guest_reboots_and_lets_its_driver_go() -> Tested {
 fn outlives(rig: &mut Rig, a: &mut Qemu, b: &mut Qemu) -> Tested {
     pings(a, "10.0.0.12")?;
     for round in 0..3 {
-        b.ok("rm -f /tmp/sum; (nc -l -p 7000 | md5sum > /tmp/sum.new; mv /tmp/sum.new /tmp/sum) > /dev/null 2>&1 &")?;
+        b.ok(&listen(7000))?;
         a.ok("dd if=/dev/urandom of=/tmp/data bs=1M count=40 2> /dev/null; sleep 1")?;
         let sent = a.ok("md5sum < /tmp/data")?;
         a.ok("(nc 10.0.0.12 7000 < /tmp/data; touch /tmp/sent) > /dev/null 2>&1 & sleep 0.2")?;
         rig.kill_and_start()?;
-        let came =
-            b.ok("for i in $(seq 50); do test -e /tmp/sum && break; sleep 1; done; cat /tmp/sum")?;
+        let came = b.ok(
+            "for i in $(seq 50); do test -e /tmp/sum && break; sleep 1; done; md5sum < /tmp/came",
+        )?;
         assert_eq!(sent, came, "round {round}");
         pings(a, "10.0.0.12")?;
     }
