@@ -248,9 +248,14 @@ fn a_buffer_in_a_region_that_has_gone_stops_its_port() {
                 .all(|at| *at < last.guest_addr())
         );
         a.net.front().remove_region(&last).expect("given back");
-        for number in 0..64 {
-            let _ = a.net.try_send(0, &[0; 12], &raw(mac(1), 0, number, 60));
+        // All at once, so that every sending buffer is used, those in that region too.
+        for number in 0..1024 {
+            let packet = raw(mac(1), 0, number, 60);
+            if !a.net.queue_packet(0, &[0; 12], &packet).unwrap_or(false) {
+                break;
+            }
         }
+        let _ = a.net.flush(0);
         eventually(|| rig.stopped(0).is_some(), || "the port stops".into());
         let why = rig.stopped(0).expect("just seen");
         assert!(why.contains("outside memory"), "{why}");
