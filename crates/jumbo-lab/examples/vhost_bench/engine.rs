@@ -398,7 +398,8 @@ impl Engine {
     /// "CPU cycles/packet=… (total cycles=N / total io packets=M) at F MHz Clock".
     fn testpmd_busy_ns(&mut self) -> Result<f64> {
         let text = self.prompt()?.say("show fwd stats all")?;
-        let cycles = number_after(&text, "total cycles=").unwrap_or(0.0);
+        let cycles = number_after(&text, "total cycles=");
+        let cycles = cycles.filter(|cycles| *cycles > 0.0).unwrap_or(f64::NAN);
         let mhz = number_after(&text, " at ").unwrap_or(f64::NAN);
         Ok(cycles / mhz * 1e3)
     }

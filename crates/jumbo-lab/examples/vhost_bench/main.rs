@@ -401,23 +401,28 @@ fn low_rates(args: &Args, report: &mut Report) -> Result<()> {
     if kinds.contains(&Kind::Ovs) {
         kinds.push(Kind::OvsSleep);
     }
-    let mut all = start(&LOADS[0], args, &kinds)?;
-    for _ in 0..args.rounds.min(3) {
-        for (engine, pair) in &mut all {
+    for kind in kinds {
+        for (engine, pair) in &mut start(&LOADS[0], args, &[kind])? {
             engine.resume();
-            for (rate, unit) in [
-                (1e3, "% CPU at 1 kpps"),
-                (10e3, "% CPU at 10 kpps"),
-                (100e3, "% CPU at 100 kpps"),
-            ] {
-                let before = engine.cpu_ns();
-                // Half of them each way.
-                let run = pair.paced(rate / 2.0, 1, 0.5)?;
-                let spent = (engine.cpu_ns() - before) as f64;
-                report.add("low", engine.kind.name(), unit, spent / run.seconds / 1e7);
+            for _ in 0..args.rounds.min(3) {
+                low_rate(engine, pair, report)?;
             }
-            engine.pause();
         }
+    }
+    Ok(())
+}
+
+fn low_rate(engine: &Engine, pair: &mut Pair, report: &mut Report) -> Result<()> {
+    for (rate, unit) in [
+        (1e3, "% CPU at 1 kpps"),
+        (10e3, "% CPU at 10 kpps"),
+        (100e3, "% CPU at 100 kpps"),
+    ] {
+        let before = engine.cpu_ns();
+        // Half of them each way.
+        let run = pair.paced(rate / 2.0, 1, 0.5)?;
+        let spent = (engine.cpu_ns() - before) as f64;
+        report.add("low", engine.kind.name(), unit, spent / run.seconds / 1e7);
     }
     Ok(())
 }

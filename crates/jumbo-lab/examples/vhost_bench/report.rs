@@ -30,7 +30,11 @@ impl Row {
 }
 
 impl Report {
+    /// Notes a figure. One that is none (a switch did not say what it spent) is left out.
     pub(crate) fn add(&mut self, work: &str, engine: &str, unit: &str, value: f64) {
+        if !value.is_finite() {
+            return;
+        }
         let same = |row: &&mut Row| row.work == work && row.engine == engine && row.unit == unit;
         if let Some(row) = self.rows.iter_mut().find(same) {
             return row.values.push(value);
