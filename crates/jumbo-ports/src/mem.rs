@@ -54,6 +54,15 @@ impl MemHandle {
         self.put_raw(whole);
     }
 
+    /// Puts packets in all at once: who receives sees none of them or all.
+    pub fn put_all<'a>(&self, vnet: &VnetHeader, packets: impl IntoIterator<Item = &'a [u8]>) {
+        let mut header = vec![0; FORM.len_bytes()];
+        vnet.encode(FORM, &mut header);
+        let whole = |bytes: &[u8]| [&header, bytes].concat();
+        locked(&self.shared.inbox).extend(packets.into_iter().map(whole));
+        self.wake();
+    }
+
     /// Puts raw bytes in, virtio header included, however wrong.
     pub fn put_raw(&self, bytes: Vec<u8>) {
         locked(&self.shared.inbox).push_back(bytes);

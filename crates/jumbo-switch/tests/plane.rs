@@ -377,12 +377,16 @@ fn each_port_coalesces_by_its_own_rules() {
             rig.port_of(Caps::ALL, 1500, coalesce);
         }
         rig.acquaint();
+        let mut packets = Vec::new();
         for to in [1, 2, 3, 4] {
             for index in 0..4u32 {
                 let packet = from_to(0, to).seq(1 + 100 * index).ack(9 * index);
-                rig.put(0, &packet.id(index as u16).payload_len(100));
+                packets.push(packet.id(index as u16).payload_len(100).build());
             }
         }
+        // In one burst: what comes one by one may leave one by one.
+        rig.handles[0].put_all(&PLAIN, packets.iter().map(Vec::as_slice));
+        rig.put += packets.len() as u64;
         let state = rig.settle();
         let counts: Vec<_> = rig.taken().iter().skip(1).map(Vec::len).collect();
         assert_eq!(counts, [4, 1, 1, 4]);
