@@ -311,7 +311,8 @@ pub(crate) fn is_trusted(dir: &Path) -> bool {
         .is_ok_and(|meta| meta.is_dir() && (meta.uid() == 0 || meta.uid() == uid))
 }
 
-/// The sockets of a directory, by name.
+/// The control sockets of a directory, by name. Ports' own sockets may stand beside them: a vhost-user one takes whoever
+/// connects for its guest's monitor.
 pub(crate) fn sockets_in(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else {
         return Vec::new();
@@ -320,11 +321,16 @@ pub(crate) fn sockets_in(dir: &Path) -> Vec<PathBuf> {
         .take(ENTRIES_MAX)
         .flatten()
         .map(|entry| entry.path());
-    let mut sockets: Vec<_> = paths
-        .filter(|path| path.extension().is_some_and(|end| end == "sock"))
-        .collect();
+    let mut sockets: Vec<_> = paths.filter(|path| is_numbered(path)).collect();
     sockets.sort();
     sockets
+}
+
+/// `N.sock`, as [`claim`] names them.
+fn is_numbered(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let number = name.and_then(|name| name.strip_suffix(".sock"));
+    number.is_some_and(|n| !n.is_empty() && n.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
 /// ` (pid N)`, or nothing when the kernel does not tell (the process is outside our pid namespace).

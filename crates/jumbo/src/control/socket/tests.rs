@@ -77,7 +77,28 @@ fn stale_sockets_are_cleaned_wherever_they_stand() {
         .iter()
         .map(|path| path.file_name().expect("a name").to_owned())
         .collect();
-    assert_eq!(left, ["0.sock", "note.sock"]);
+    assert_eq!(left, ["0.sock"]);
+    assert!(dirs.own.join("note.sock").exists());
+}
+
+#[test]
+fn sockets_of_ports_are_neither_asked_nor_removed() {
+    let base = tempfile::tempdir().expect("a directory");
+    let dirs = dirs(base.path());
+    let _control = claim(None, &dirs).expect("claimed");
+    let port = UnixListener::bind(dirs.own.join("vm1.sock")).expect("bound");
+    drop(UnixListener::bind(dirs.own.join("vm2.sock")).expect("bound"));
+    let _second = claim(None, &dirs).expect("claimed");
+    let found: Vec<_> = sockets_in(&dirs.own)
+        .iter()
+        .map(|path| path.file_name().expect("a name").to_owned())
+        .collect();
+    assert_eq!(found, ["0.sock", "1.sock"]);
+    assert!(dirs.own.join("vm2.sock").exists(), "its port takes it back");
+    port.set_nonblocking(true).expect("a socket");
+    let connected = port.accept().map(|_| ());
+    let nobody = connected.expect_err("nobody connected").kind();
+    assert_eq!(nobody, ErrorKind::WouldBlock);
 }
 
 /// Ten rounds, because without the lock the race is lost only now and then.
