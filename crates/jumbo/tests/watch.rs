@@ -27,6 +27,10 @@ fn main() -> ExitCode {
             LabTest::new("a_resized_terminal_is_filled", a_resized_terminal_is_filled),
             LabTest::new("a_device_may_vanish", a_device_may_vanish),
             LabTest::new(
+                "a_terminal_that_vanishes_ends_it",
+                a_terminal_that_vanishes_ends_it,
+            ),
+            LabTest::new(
                 "a_user_without_rights_may_watch",
                 a_user_without_rights_may_watch,
             ),
@@ -235,6 +239,38 @@ fn a_device_may_vanish() -> Result {
 }
 
 /// Counters are everybody's to read.
+fn a_terminal_that_vanishes_ends_it() -> Result {
+    let ns = veth()?;
+    let pair = native_pty_system().openpty(size(30, 100)).map_err(pty)?;
+    let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_jumbo"));
+    command.args(["watch", "--interval", "0.2"]);
+    command.env("TERM", "xterm-256color");
+    command.cwd("/");
+    let (master, slave) = (pair.master, pair.slave);
+    let mut child = ns
+        .run_with_sysfs(move || slave.spawn_command(command))?
+        .map_err(pty)?;
+    // Read here and not by a thread: nobody else may hold the terminal.
+    let mut reader = master.try_clone_reader().map_err(pty)?;
+    let mut parser = vt100::Parser::new(30, 100, 0);
+    let mut buffer = [0u8; 4096];
+    while !parser.screen().contents().contains("q quit") {
+        let len = reader.read(&mut buffer)?;
+        assert!(len > 0, "it ended: {}", parser.screen().contents());
+        parser.process(&buffer[..len]);
+    }
+    drop((reader, master));
+    let began = Instant::now();
+    while child.try_wait()?.is_none() {
+        if began.elapsed() > LONGEST {
+            child.kill()?;
+            panic!("it goes on without a terminal");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
 fn a_user_without_rights_may_watch() -> Result {
     let ns = veth()?;
     let me = env!("CARGO_BIN_EXE_jumbo");

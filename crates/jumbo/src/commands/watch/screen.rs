@@ -87,15 +87,17 @@ fn watch(
             terminal.draw(|frame| draw(frame, state, &ui))?;
         }
         let left = next.saturating_duration_since(Instant::now()).min(NAP);
-        let waited = wait(left)?;
-        if waited == Waited::HungUp {
-            return Ok(());
-        }
-        if waited == Waited::Input && event::poll(Duration::ZERO)? {
+        let mut waited = wait(left)?;
+        // Whatever woke us: the library may hold keys that came together, or a new size.
+        while waited != Waited::HungUp && event::poll(Duration::ZERO)? {
             match ui.take(&event::read()?) {
                 true => terminal.draw(|frame| draw(frame, state, &ui))?,
                 false => return Ok(()),
             };
+            waited = wait(Duration::ZERO)?;
+        }
+        if waited == Waited::HungUp {
+            return Ok(());
         }
     }
     Ok(())
@@ -104,8 +106,7 @@ fn watch(
 /// What became of waiting for a key.
 #[derive(Copy, Clone, PartialEq, Eq)]
 enum Waited {
-    Nothing,
-    Input,
+    Enough,
     /// The terminal is gone; not every one sends a signal when it goes.
     HungUp,
 }
@@ -115,12 +116,8 @@ fn wait(most: Duration) -> io::Result<Waited> {
     let input = io::stdin();
     if !input.is_terminal() {
         // Keys come from the controlling terminal then, which hangs up by a signal.
-        let ready = event::poll(most)?;
-        return Ok(if ready {
-            Waited::Input
-        } else {
-            Waited::Nothing
-        });
+        event::poll(most)?;
+        return Ok(Waited::Enough);
     }
     let mut polled = [PollFd::new(&input, PollFlags::IN)];
     let most = Timespec {
@@ -131,16 +128,11 @@ fn wait(most: Duration) -> io::Result<Waited> {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }
-    let seen = polled[0].revents();
-    Ok(
-        if seen.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
-            Waited::HungUp
-        } else if seen.contains(PollFlags::IN) {
-            Waited::Input
-        } else {
-            Waited::Nothing
-        },
-    )
+    let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+    Ok(match polled[0].revents().intersects(gone) {
+        true => Waited::HungUp,
+        false => Waited::Enough,
+    })
 }
 
 /// One reading; whether it made a view. What goes wrong is shown, and tried again.
