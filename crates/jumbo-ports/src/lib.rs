@@ -18,6 +18,7 @@
 
 mod sys;
 pub mod queue;
+mod gather;
 pub mod pool;
 pub mod tap;
 pub mod packet;

@@ -2,33 +2,24 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use arrayvec::ArrayVec;
 use jumbo_engine::arena::{HEAD_WANTED, Pieces};
-use jumbo_engine::packet::{Frag, HEADER_ROOM, Link, Packet, Tag};
-use jumbo_engine::vnet::{Form, HeaderFault, Trust, VnetHeader};
+use jumbo_engine::packet::{Frag, Link, Packet, Tag};
+use jumbo_engine::vnet::{HeaderFault, Trust, VnetHeader};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, sockopt};
 
 use super::ring::{Ring, Slot};
 use super::sys;
-use crate::pool::{Lender, Piece, Pool};
+use crate::gather::{FORM, Gather, VNET_LEN};
+use crate::pool::{Lender, Pool};
 use crate::queue::{Burst, PACKET_ROOM, Queue, RxEnd, RxLoss, RxStats, TxFault};
-use crate::sys::io::writev;
-
-/// The form of the virtio header on every AF_PACKET socket (PACKET_VNET_HDR).
-const FORM: Form = Form::Legacy10;
-const VNET_LEN: usize = FORM.len_bytes();
-
-/// Pieces handed to the kernel in one call; a packet of more is copied together first.
-const PIECES_MAX: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct PacketQueue {
     socket: OwnedFd,
     ring: Ring,
     gone: bool,
-    /// Where a packet of too many pieces is copied together.
-    together: Vec<u8>,
+    gather: Gather,
 }
 
 impl PacketQueue {
@@ -37,7 +28,7 @@ impl PacketQueue {
             socket,
             ring,
             gone: false,
-            together: Vec::with_capacity(PACKET_ROOM + HEADER_ROOM),
+            gather: Gather::new(),
         };
         queue.start_afresh();
         queue
@@ -118,21 +109,6 @@ impl PacketQueue {
         let vnet = Some((&header, Trust::Kernel));
         burst.admit(Link::Ethernet, VNET_LEN, got - VNET_LEN, vnet, stats);
     }
-
-    /// Sends a packet of many pieces as one.
-    #[cold]
-    fn write_together(
-        &mut self,
-        head: &[u8],
-        payload: Pieces<'_>,
-        pool: &Pool,
-    ) -> Result<Result<usize, Errno>, TxFault> {
-        self.together.clear();
-        self.together.extend_from_slice(head);
-        pool.append_to(payload, &mut self.together)
-            .ok_or(TxFault::PayloadMissing)?;
-        Ok(rustix::io::write(&self.socket, &self.together))
-    }
 }
 
 /// Puts back the tag that the kernel took off the packet admitted last.
@@ -204,25 +180,9 @@ impl Queue for PacketQueue {
 
     #[inline]
     fn tx(&mut self, packet: &Packet, payload: Pieces<'_>, pool: &Pool) -> Result<(), TxFault> {
-        let mut head = [0; VNET_LEN + HEADER_ROOM + 8];
-        VnetHeader::of(packet).encode(FORM, &mut head);
-        let header_len = packet.write_header(&mut head[VNET_LEN..]).unwrap_or(0);
-        let head = &head[..VNET_LEN + header_len];
-        let mut pieces: ArrayVec<Piece<'_>, { PIECES_MAX + 1 }> = ArrayVec::new();
-        pieces.push(Piece::of(head));
-        let mut fits = true;
-        for frag in payload {
-            let piece = pool.piece(frag).ok_or(TxFault::PayloadMissing)?;
-            fits = pieces.try_push(piece).is_ok();
-            if !fits {
-                break;
-            }
-        }
-        let written = if fits {
-            writev(self.socket.as_fd(), &pieces)
-        } else {
-            self.write_together(head, payload, pool)?
-        };
+        let written = self
+            .gather
+            .write(self.socket.as_fd(), packet, payload, pool)?;
         match written {
             Ok(_) => Ok(()),
             Err(errno) => Err(tx_fault(errno, packet.pending().gso.is_some())),

@@ -15,24 +15,17 @@ mod sys;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use arrayvec::ArrayVec;
 use jumbo_engine::arena::Pieces;
-use jumbo_engine::packet::{HEADER_ROOM, Link, Packet};
+use jumbo_engine::packet::{Link, Packet};
 use jumbo_engine::pending::Caps;
-use jumbo_engine::vnet::{Form, HeaderFault, Trust, VnetHeader};
+use jumbo_engine::vnet::{HeaderFault, Trust, VnetHeader};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::pool::{Piece, Pool};
-use crate::queue::{
-    Burst, Capability, PACKET_ROOM, Port, PortInfo, Presence, Queue, RxEnd, RxStats, TxFault,
-};
-use crate::sys::io::writev;
+use crate::gather::{FORM, Gather, VNET_LEN};
+use crate::pool::Pool;
+use crate::queue::{Burst, Capability, Port, PortInfo, Presence, Queue, RxEnd, RxStats, TxFault};
 use crate::sys::netdev::{self, control_socket};
-
-/// The form of the virtio header on every TAP.
-const FORM: Form = Form::Legacy10;
-const VNET_LEN: usize = FORM.len_bytes();
 
 /// Bits of TUNSETOFFLOAD (Linux `include/uapi/linux/if_tun.h`).
 const TUN_F_CSUM: u32 = 0x01;
@@ -46,10 +39,6 @@ const TUN_F_USO4_USO6: u32 = 0x20 | 0x40;
 /// TUN's 500. The kernel drops what does not fit, without telling the sender's
 /// TCP to slow down first.
 const QUEUE_LEN_PACKETS: u32 = 1000;
-
-/// Pieces handed to the kernel in one call. An aggregate of usual segments has
-/// fewer; one with more is copied together first.
-const PIECES_MAX: usize = 64;
 
 /// Super-packets of one kind refused in a row before it is no longer tried.
 /// One packet that a kernel dislikes must not cost all others their offload.
@@ -405,8 +394,7 @@ struct TapQueue {
     file: OwnedFd,
     link: Link,
     reads: bool,
-    /// Where an aggregate of too many pieces is copied together.
-    together: Vec<u8>,
+    gather: Gather,
 }
 
 impl TapQueue {
@@ -415,23 +403,8 @@ impl TapQueue {
             file,
             link,
             reads,
-            together: Vec::with_capacity(PACKET_ROOM + HEADER_ROOM),
+            gather: Gather::new(),
         }
-    }
-
-    /// Sends a packet of many pieces as one.
-    #[cold]
-    fn write_together(
-        &mut self,
-        head: &[u8],
-        payload: Pieces<'_>,
-        pool: &Pool,
-    ) -> Result<Result<usize, Errno>, TxFault> {
-        self.together.clear();
-        self.together.extend_from_slice(head);
-        pool.append_to(payload, &mut self.together)
-            .ok_or(TxFault::PayloadMissing)?;
-        Ok(rustix::io::write(&self.file, &self.together))
     }
 }
 
@@ -483,25 +456,9 @@ impl Queue for TapQueue {
 
     #[inline]
     fn tx(&mut self, packet: &Packet, payload: Pieces<'_>, pool: &Pool) -> Result<(), TxFault> {
-        let mut head = [0; VNET_LEN + HEADER_ROOM + 8];
-        VnetHeader::of(packet).encode(FORM, &mut head);
-        let header_len = packet.write_header(&mut head[VNET_LEN..]).unwrap_or(0);
-        let head = &head[..VNET_LEN + header_len];
-        let mut pieces: ArrayVec<Piece<'_>, { PIECES_MAX + 1 }> = ArrayVec::new();
-        pieces.push(Piece::of(head));
-        let mut fits = true;
-        for frag in payload {
-            let piece = pool.piece(frag).ok_or(TxFault::PayloadMissing)?;
-            fits = pieces.try_push(piece).is_ok();
-            if !fits {
-                break;
-            }
-        }
-        let written = if fits {
-            writev(self.file.as_fd(), &pieces)
-        } else {
-            self.write_together(head, payload, pool)?
-        };
+        let written = self
+            .gather
+            .write(self.file.as_fd(), packet, payload, pool)?;
         match written {
             Ok(_) => Ok(()),
             Err(errno) => Err(tx_fault(errno, packet.pending().gso.is_some())),
