@@ -7,7 +7,7 @@
 //! * [`feature`]: feature bits. [`inflight`]: the layout of memory that notes buffers in flight.
 //! * [`message`]: the wire. [`session`]: what messages mean, without a socket.
 //! * [`connection`], [`socket`], [`serve`]: the socket.
-//! * `guest`: a guest's memory, mapped. `vring`: virtqueues, split and packed; the only unsafe code here.
+//! * `guest`: a guest's memory, mapped. `sys`: virtqueues, split and packed; the only unsafe code here.
 //! * `keep`: where packed rings stand, kept outside this process.
 //! * `queue`: rings as a worker uses them. `port`: the data path, and the port as the switch sees it.
 
@@ -27,7 +27,7 @@ mod guest;
 mod keep;
 mod port;
 mod queue;
-mod vring;
+mod sys;
 
 pub use connection::{Connection, Ended};
 pub use device::{

@@ -23,7 +23,8 @@ use super::queue::{
 };
 use super::serve::{Endpoint, Event, serve};
 use super::socket::{ListenError, Stop, listen};
-use super::vring::{Direction, DirtyLog, Setup, Vring};
+use super::sys::dirty::DirtyLog;
+use super::sys::vring::{Direction, Setup, Vring};
 use crate::pool::Region;
 use crate::queue::{Capability, Control, Port, PortInfo, Presence, Queue, Workers};
 

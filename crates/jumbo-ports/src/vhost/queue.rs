@@ -19,7 +19,8 @@ use rustix::io::Errno;
 
 use super::device::Position;
 use super::guest::GuestMemory;
-use super::vring::{Buf, CHAIN_MAX, Chain, Prefix, RingFault, Vring};
+use super::sys::buf::{Buf, Prefix};
+use super::sys::vring::{CHAIN_MAX, Chain, RingFault, Vring};
 use crate::pool::{Lender, Pool};
 use crate::queue::{Burst, PACKET_ROOM, Queue, RxEnd, RxStats, TxFault};
 
