@@ -365,7 +365,7 @@ impl Qemu {
         Ok(vm)
     }
 
-    /// Starts QEMU and returns at once. With a vhost-user card QEMU itself waits for the back end's handshake, so a test
+    /// Starts QEMU and returns before the guest runs. With a vhost-user card QEMU itself waits for the back end's handshake, so a test
     /// that plays the back end starts it behind this and calls [`wait_ready`](Self::wait_ready) then.
     pub fn spawn(tools: &QemuTools, spec: &VmSpec) -> Result<Self> {
         let folder = tempfile::tempdir().doing(|| "make a folder")?;
@@ -386,24 +386,22 @@ impl Qemu {
         }
         command.args(cards);
         Process::log_to(&mut command, &folder.path().join("qemu.log"))?;
-        Ok(Self {
+        let mut vm = Self {
             process: Process::start(command, "qemu", spec.ns.as_ref())?,
             folder,
             agent: None,
             commands: 0,
-        })
+        };
+        // At once: what the guest says while nobody is connected is lost.
+        let socket = vm.connect("agent.sock", Instant::now() + BOOT_LIMIT)?;
+        vm.agent = Some(Console::new(socket, "the guest"));
+        Ok(vm)
     }
 
     /// Waits until the guest takes commands; also after it was reset.
     pub fn wait_ready(&mut self) -> Result<()> {
-        let end = Instant::now() + BOOT_LIMIT;
-        if self.agent.is_none() {
-            let socket = self.connect("agent.sock", end)?;
-            self.agent = Some(Console::new(socket, "the guest"));
-        }
-        let left = end.saturating_duration_since(Instant::now());
-        let agent = self.agent.as_mut().expect("connected");
-        let ready = agent.until("AGENT READY\n", left);
+        let agent = self.agent.as_mut().expect("connected by spawn");
+        let ready = agent.until("AGENT READY\n", BOOT_LIMIT);
         ready.map(drop).map_err(|error| self.explain(error))
     }
 
