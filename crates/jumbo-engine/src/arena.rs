@@ -8,12 +8,17 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::packet::{Chain, Frag, HEADER_ROOM, L3_AT, Link, NIL, Packet, TAGS_MAX};
+use crate::packet::{Chain, Frag, HEADER_ROOM, HEADERS_MAX, L3_AT, Link, NIL, Packet, TAGS_MAX};
 use crate::parse::{self, Opaque};
+use crate::tunnel;
 use crate::vnet::{self, HeaderFault, Trust, VnetHeader};
 
 /// Bytes of a packet that [`Arena::admit`] wants to see: the private header and its VLAN tags.
 pub const HEAD_WANTED: usize = HEADER_ROOM + 4 * TAGS_MAX;
+
+/// The same for an arena that follows tunnels. With fewer bytes a tunnel is
+/// followed as far as they go.
+pub const HEAD_WANTED_TUNNELS: usize = HEADERS_MAX;
 
 /// Names a packet in its [`Arena`].
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +31,7 @@ pub struct Arena {
     free: Vec<u32>,
     frags: Vec<Frag>,
     frags_max: usize,
+    follows_tunnels: bool,
 }
 
 /// A packet was admitted.
@@ -46,7 +52,14 @@ impl Arena {
             free: (0..packets as u32).rev().collect(),
             frags: Vec::with_capacity(frags),
             frags_max: frags,
+            follows_tunnels: false,
         }
+    }
+
+    /// Follows one level of tunnels ([`crate::tunnel`]) from now on, and takes virtio
+    /// headers that describe one. Hand over [`HEAD_WANTED_TUNNELS`] bytes then.
+    pub fn follow_tunnels(&mut self, follow: bool) {
+        self.follows_tunnels = follow;
     }
 
     /// Packets that could still be admitted.
@@ -96,13 +109,18 @@ impl Arena {
             return Err(HeaderFault::NoRoom);
         };
         let packet = &mut self.packets[slot as usize];
-        let opaque = parse::load(
+        let mut opaque = parse::load(
             packet,
             link,
             head,
             total_len,
             vnet.is_some_and(|(h, _)| h.is_gso()),
         )?;
+        if self.follows_tunnels
+            && follow_tunnel(packet, head, vnet.map(|(header, _)| header))?
+        {
+            opaque = None;
+        }
         if let Some((header, trust)) = vnet {
             vnet::translate(packet, header, trust, total_len)?;
             packet.trusted = trust == Trust::Kernel;
@@ -225,6 +243,20 @@ impl Arena {
         // Another packet is left, so the frags stay.
         self.free.push(from.0);
     }
+}
+
+/// Follows the tunnel that a virtio header describes, or that the packet's own headers suggest.
+#[inline]
+fn follow_tunnel(
+    packet: &mut Packet,
+    head: &[u8],
+    vnet: Option<&VnetHeader>,
+) -> Result<bool, HeaderFault> {
+    if let Some(header) = vnet.filter(|header| header.is_tunnel()) {
+        tunnel::enter_described(packet, head, header)?;
+        return Ok(true);
+    }
+    Ok(tunnel::suspected(packet) && tunnel::follow(packet, head, vnet))
 }
 
 /// A packet's payload or a part of it: an iterator over the caller's bytes.

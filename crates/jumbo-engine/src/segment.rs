@@ -10,6 +10,7 @@ use crate::complete::Fault;
 use crate::packet::{L3_AT, Net, Packet, Transport};
 use crate::pending::{Csum, Cwr, Gso, GsoKind};
 use crate::superpacket::{self, CWR, FIN, PSH};
+use crate::tunnel::{self, OuterCsum};
 use crate::vnet::{TCP_CSUM, UDP_CSUM, pseudo_header};
 
 /// How many segments `payload_len` bytes make at `size` bytes each.
@@ -56,9 +57,23 @@ pub fn segment<M: Memory>(
             SegmentCsum::Partial => template.partial(&mut scratch),
             SegmentCsum::Complete => template.complete(&mut scratch, piece, memory)?,
         }
+        if packet.tunnel.is_some() {
+            outer(&mut scratch, packet, index);
+        }
         sink(&scratch, piece);
     }
     Ok(count)
+}
+
+/// The outer headers of one segment.
+#[inline(never)]
+fn outer(segment: &mut Packet, packet: &Packet, index: u32) {
+    let step = match packet.tunnel.fixed_id {
+        true => 0,
+        false => index as u16,
+    };
+    let id = tunnel::outer_id(packet).wrapping_add(step);
+    tunnel::settle(segment, id, OuterCsum::Complete);
 }
 
 /// What all segments share, worked out once.
@@ -113,7 +128,7 @@ impl Template {
             csum: match csum {
                 SegmentCsum::Complete => Csum::Unverified,
                 SegmentCsum::Partial => Csum::Partial {
-                    start: u16::from(layers.l2_len) + u16::from(layers.l3_len),
+                    start: packet.l4_offset() as u16,
                     offset,
                 },
             },
