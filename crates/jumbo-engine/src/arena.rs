@@ -116,9 +116,7 @@ impl Arena {
             total_len,
             vnet.is_some_and(|(h, _)| h.is_gso()),
         )?;
-        if self.follows_tunnels
-            && follow_tunnel(packet, head, vnet.map(|(header, _)| header))?
-        {
+        if self.follows_tunnels && follow_tunnel(packet, head, vnet.map(|(header, _)| header))? {
             opaque = None;
         }
         if let Some((header, trust)) = vnet {

@@ -67,7 +67,11 @@ fn tunnelled(packet: &Packet) -> Result<(), (Alone, Ends)> {
 pub(crate) fn is_train(packet: &Packet) -> bool {
     let tcp = packet.layers.transport == Transport::Tcp;
     let plain = packet.tunnel.kind == TunnelKind::None;
-    packet.trusted && plain && tcp && tcp_flags(packet) & (SYN | RST | URG) == 0 && is_vouched(packet)
+    packet.trusted
+        && plain
+        && tcp
+        && tcp_flags(packet) & (SYN | RST | URG) == 0
+        && is_vouched(packet)
 }
 
 /// The network layer's part: Linux refuses these before TCP is reached
@@ -133,9 +137,7 @@ pub(crate) fn is_vouched(packet: &Packet) -> bool {
     let udp = layers.transport == Transport::Udp;
     let field = if udp { UDP_CSUM } else { TCP_CSUM };
     match packet.pending.csum {
-        Csum::Partial { start, offset } => {
-            start == packet.l4_offset() as u16 && offset == field
-        }
+        Csum::Partial { start, offset } => start == packet.l4_offset() as u16 && offset == field,
         // TCP's negative zero verifies, but could not be recreated; UDP's zero is no checksum.
         Csum::Verified => checksum_field(packet) != if udp { 0 } else { 0xffff },
         Csum::Unverified => false,

@@ -18,10 +18,18 @@ pub(crate) struct Outer {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Kind {
-    Vxlan { vni: u32 },
+    Vxlan {
+        vni: u32,
+    },
     /// Options in steps of four bytes; an inner Ethernet header or none.
-    Geneve { options: Vec<u8>, bridged: bool },
-    Gre { key: Option<u32>, bridged: bool },
+    Geneve {
+        options: Vec<u8>,
+        bridged: bool,
+    },
+    Gre {
+        key: Option<u32>,
+        bridged: bool,
+    },
     Ip,
 }
 
@@ -89,7 +97,7 @@ impl Outer {
     }
 
     fn protocol(&self, inner: &[u8]) -> u16 {
-        match (self.inner_link(), inner[0] >> 4) {
+        match (self.inner_link(), inner.first().map_or(0, |byte| byte >> 4)) {
             (Link::Ethernet, _) => 0x6558,
             (_, 6) => 0x86dd,
             _ => 0x0800,
