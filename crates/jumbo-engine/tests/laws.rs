@@ -124,7 +124,13 @@ fn act() -> impl Strategy<Value = Act> {
         prop::sample::select(vec![0, 2, 0xFFFF]).prop_map(Act::IdStep),
     ];
     let datagram = prop::sample::select(vec![0, 99, 100, 100, 100, 100, 101]).prop_map(Act::Udp);
-    let acks = vec![Act::PureAck, Act::AdvancingAck, Act::WindowUpdate];
+    let acks = vec![
+        Act::PureAck,
+        Act::AdvancingAck,
+        Act::WindowUpdate,
+        Act::Ack,
+        Act::Window,
+    ];
     let ack = prop::sample::select(acks);
     prop_oneof![10 => Just(Act::Full), 4 => datagram, 4 => rare, 1 => ack]
 }
@@ -585,7 +591,7 @@ fn l1_and_l2_hold_in_a_table_that_is_too_small() {
 #[test]
 fn generated_traffic_meets_every_rule() {
     let seen = std::cell::RefCell::new(std::collections::BTreeMap::new());
-    holds(500, traffic(), |traffic| {
+    holds(400, traffic(), |traffic| {
         for done in run(&traffic).1 {
             let merged = done.members.len() > 1;
             *seen
@@ -751,7 +757,11 @@ fn aggregates_are_sound_super_packets() {
             if packet.ipv4().is_some() {
                 oracle::verify_ipv4_header(link, &done.whole).expect("the IPv4 header");
             }
-            let cut = oracle::segment(link, &done.whole, oracle_gso(gso)).expect("TCP");
+            // The textbook's datagrams always count up; L1 compares those with what arrived.
+            if gso.kind == GsoKind::Udp && gso.fixed_id {
+                continue;
+            }
+            let cut = oracle::segment(link, &done.whole, oracle_gso(gso)).expect("cut");
             assert_eq!(cut, done.finished);
             assert_eq!(cut.len(), done.members.len());
         }

@@ -103,11 +103,15 @@ impl Rig {
     }
 
     fn port(&mut self, takes: Caps, mtu: usize) -> usize {
+        self.port_of(takes, mtu, Coalesce::Gro)
+    }
+
+    fn port_of(&mut self, takes: Caps, mtu: usize, coalesce: Coalesce) -> usize {
         let index = self.handles.len();
         let name = format!("m{index}");
         let (port, handle) =
             mem::port(&name, self.switch.queues(), Caps::ALL, takes, mtu).expect("an eventfd");
-        self.switch.add(port, Coalesce::Gro).expect("room for it");
+        self.switch.add(port, coalesce).expect("room for it");
         self.handles.push(handle);
         index
     }
@@ -359,6 +363,37 @@ fn partial_checksum_is_finished_for_a_port_that_takes_none() {
             let counters = &state.ports[usize::from(to)].counters;
             assert_eq!(counters.software_checksums, u64::from(to == 1));
         }
+    });
+}
+
+/// The same stream, whose acknowledgement moves, towards a port of each kind.
+#[test]
+fn each_port_coalesces_by_its_own_rules() {
+    both(|workers| {
+        let mut rig = Rig::new(workers).ports(&[Caps::ALL]);
+        for coalesce in [Coalesce::Gro, Coalesce::Lro, Coalesce::Rsc, Coalesce::Off] {
+            rig.port_of(Caps::ALL, 1500, coalesce);
+        }
+        rig.acquaint();
+        for to in [1, 2, 3, 4] {
+            for index in 0..4u32 {
+                let packet = from_to(0, to).seq(1 + 100 * index).ack(9 * index);
+                rig.put(0, &packet.id(index as u16).payload_len(100));
+            }
+        }
+        let state = rig.settle();
+        let counts: Vec<_> = rig.taken().iter().skip(1).map(Vec::len).collect();
+        assert_eq!(counts, [4, 1, 1, 4]);
+        let rsc = |to: usize| state.ports[to].counters.rsc;
+        for to in [2, 3] {
+            assert_eq!(rsc(to).coalesced_packets, 4);
+            assert_eq!(
+                (rsc(to).coalesced_octets, rsc(to).coalesce_events),
+                (400, 1)
+            );
+        }
+        assert_eq!(rsc(1).coalesced_packets, 0);
+        assert!(state.books.balanced());
     });
 }
 

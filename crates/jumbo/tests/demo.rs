@@ -27,7 +27,7 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn every_row_is_there_and_every_byte_is_right() {
-    let output = demo(&["--seconds", "8", "--json"]);
+    let output = demo(&["--seconds", "12", "--json"]);
     let said = text(&output.stderr);
     if output.status.code() == Some(3) {
         assert!(said.contains("jumbo replay --sample"), "{said}");

@@ -331,12 +331,15 @@ impl Coalescer {
         let index = usize::from(towards.personality).min(self.personalities.len() - 1);
         let rules = &self.personalities[index];
         let l3_total_max = towards.l3_total_max.min(rules.l3_total_max as u32);
+        // What the port does not take needs no look at its payload. Else a wrong checksum
+        // says more than any rule that the packet meets besides.
         let may = match towards.tunnels.take(&arena.packet(id).tunnel) {
-            true => judge::may_begin(rules, arena.packet(id), l3_total_max),
+            true => verify(arena, id, memory)
+                .and_then(|()| judge::may_begin(rules, arena.packet(id), l3_total_max)),
             false => Err(Alone::Tunnel),
         };
         let (lossless, plain, udp) = (rules.lossless, rules.is_plain(), rules.udp);
-        if let Err(alone) = may.and_then(|()| verify(arena, id, memory)) {
+        if let Err(alone) = may {
             self.stats.alone.count(alone);
             self.stats.rsc.aborts += u64::from(!lossless);
             return Err(alone);
