@@ -216,9 +216,14 @@ fn copy_head(bytes: &mut [u8; HEADER_ROOM], start: usize, head: &[u8]) {
     bytes[start + len..].fill(0);
 }
 
+/// What stands in the place of the link header of a packet in a tunnel: neither
+/// that of raw IP, which is zero, nor an Ethernet header, which none has. So the
+/// comparison of link headers tells a packet in a tunnel from a bare one.
+const IN_TUNNEL: u8 = 1;
+
 /// Puts what begins with a network header where network headers stand.
 pub(crate) fn copy_inner(bytes: &mut [u8; HEADER_ROOM], head: &[u8]) {
-    bytes[..L3_AT].fill(0);
+    bytes[..L3_AT].fill(IN_TUNNEL);
     copy_head(bytes, L3_AT, head);
 }
 

@@ -406,7 +406,8 @@ fn partial_csum(
     if start == network_end && field.is_some_and(|field| field != offset) {
         return Err(HeaderFault::CsumFieldWrong);
     }
-    keep_private(packet, start + offset + 2)?;
+    let header_len = network_end + usize::from(layers.l4_len);
+    keep_private(packet, header_len, start + offset + 2)?;
     packet.pending.csum = Csum::Partial {
         start: start as u16,
         offset: offset as u16,
@@ -416,8 +417,7 @@ fn partial_csum(
 
 /// Makes the private header at least `len` bytes long, counted from the packet's start.
 #[inline(always)]
-fn keep_private(packet: &mut Packet, len: usize) -> Result<(), HeaderFault> {
-    let header_len = packet.header_len();
+fn keep_private(packet: &mut Packet, header_len: usize, len: usize) -> Result<(), HeaderFault> {
     if len <= header_len {
         return Ok(());
     }

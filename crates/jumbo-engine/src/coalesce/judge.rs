@@ -130,18 +130,33 @@ fn ipv4_header_is_good(packet: &Packet) -> bool {
 }
 
 /// Whether the transport checksum needs no look at the payload: it is still to be
-/// made, or somebody trusted checked it.
+/// made, or somebody trusted checked it. Not for packets in tunnels.
 #[inline(always)]
 pub(crate) fn is_vouched(packet: &Packet) -> bool {
     let layers = &packet.layers;
     let udp = layers.transport == Transport::Udp;
     let field = if udp { UDP_CSUM } else { TCP_CSUM };
     match packet.pending.csum {
-        Csum::Partial { start, offset } => start == packet.l4_offset() as u16 && offset == field,
+        Csum::Partial { start, offset } => {
+            start == u16::from(layers.l2_len) + u16::from(layers.l3_len) && offset == field
+        }
         // TCP's negative zero verifies, but could not be recreated; UDP's zero is no checksum.
         Csum::Verified => checksum_field(packet) != if udp { 0 } else { 0xffff },
         Csum::Unverified => false,
     }
+}
+
+/// Whether the inner transport checksum of a packet in a tunnel is still to be made.
+pub(crate) fn is_inner_partial(packet: &Packet) -> bool {
+    let field = match packet.layers.transport {
+        Transport::Udp => UDP_CSUM,
+        _ => TCP_CSUM,
+    };
+    packet.pending.csum
+        == Csum::Partial {
+            start: packet.l4_offset() as u16,
+            offset: field,
+        }
 }
 
 /// The transport checksum as it stands in the header.
@@ -210,7 +225,6 @@ pub(crate) fn same_lane(head: &Packet, packet: &Packet) -> bool {
     head.tags == packet.tags
         && head.origin == packet.origin
         && head.layers.l2_len == packet.layers.l2_len
-        && head.tunnel.len == packet.tunnel.len
 }
 
 /// The shortest way: whether a packet joins a flow of plain rules

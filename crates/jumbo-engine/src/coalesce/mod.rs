@@ -566,8 +566,8 @@ fn verify_both(arena: &mut Arena, id: PacketId, memory: &impl Memory) -> Result<
     if packet.tunnel.verified {
         return Ok(());
     }
-    let partial = matches!(packet.pending.csum, Csum::Partial { .. });
-    if !(partial && judge::is_vouched(packet)) {
+    let partial = judge::is_inner_partial(packet);
+    if !partial {
         judge::verify(packet, arena.payload(id), memory)?;
     }
     if !tunnel::outer_csum_is_good(packet) {
