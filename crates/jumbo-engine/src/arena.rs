@@ -116,14 +116,18 @@ impl Arena {
             total_len,
             vnet.is_some_and(|(h, _)| h.is_gso()),
         )?;
-        if self.follows_tunnels && follow_tunnel(packet, head, vnet.map(|(header, _)| header))? {
-            opaque = None;
+        let mut tunnel_len = 0;
+        if self.follows_tunnels {
+            if follow_tunnel(packet, head, vnet.map(|(header, _)| header))? {
+                opaque = None;
+            }
+            tunnel_len = usize::from(packet.tunnel.len);
         }
         if let Some((header, trust)) = vnet {
             vnet::translate(packet, header, trust, total_len)?;
             packet.trusted = trust == Trust::Kernel;
         }
-        let skip = packet.header_len() + packet.tags.len_bytes();
+        let skip = tunnel_len + packet.inner_header_len() + packet.tags.len_bytes();
         let keep = packet.payload_len;
         let chain = self.note(body, skip, keep);
         self.packets[slot as usize].chain = chain;
@@ -244,7 +248,7 @@ impl Arena {
 }
 
 /// Follows the tunnel that a virtio header describes, or that the packet's own headers suggest.
-#[inline]
+#[inline(never)]
 fn follow_tunnel(
     packet: &mut Packet,
     head: &[u8],

@@ -398,7 +398,7 @@ impl Packet {
     }
 
     /// Writes a header that begins with the link header, and the tags into that.
-    #[inline]
+    #[inline(always)]
     fn write_tagged(&self, header: &[u8], l2_len: u8, out: &mut [u8]) -> Option<usize> {
         let len = header.len() + self.tags.len_bytes();
         let out = out.get_mut(..len)?;

@@ -141,6 +141,7 @@ impl Slot {
         let personality = self.policy.coalesce.personality().filter(|_| takes)?;
         Some(Towards {
             personality,
+            tunnels: self.policy.takes.tunnels(),
             ..Towards::from(u32::from(self.id.0))
         })
     }

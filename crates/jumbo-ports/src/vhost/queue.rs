@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jumbo_engine::arena::{HEAD_WANTED, Pieces};
-use jumbo_engine::packet::{Frag, HEADER_ROOM, Link, Packet};
+use jumbo_engine::packet::{Frag, HEADERS_MAX, Link, Packet};
 use jumbo_engine::vnet::{Form, HeaderFault, Trust, VnetHeader};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -157,7 +157,7 @@ impl ToGuest {
         terms: &Terms,
     ) -> Result<(), TxFault> {
         let form_len = terms.form.len_bytes();
-        let mut head = [0; VNET_MAX + HEADER_ROOM + 8];
+        let mut head = [0; VNET_MAX + HEADERS_MAX];
         let header_len = packet.write_header(&mut head[form_len..]).unwrap_or(0);
         let total_len = form_len + header_len + payload.len_bytes();
         self.reserve(total_len, terms)?;
