@@ -118,7 +118,7 @@ impl Arena {
         )?;
         let mut tunnel_len = 0;
         if self.follows_tunnels {
-            if follow_tunnel(packet, head, vnet.map(|(header, _)| header))? {
+            if follow_tunnel(packet, head, vnet.map(|(header, _)| header), opaque)? {
                 opaque = None;
             }
             tunnel_len = usize::from(packet.tunnel.len);
@@ -253,12 +253,13 @@ fn follow_tunnel(
     packet: &mut Packet,
     head: &[u8],
     vnet: Option<&VnetHeader>,
+    opaque: Option<Opaque>,
 ) -> Result<bool, HeaderFault> {
     if let Some(header) = vnet.filter(|header| header.is_tunnel()) {
         tunnel::enter_described(packet, head, header)?;
         return Ok(true);
     }
-    Ok(tunnel::suspected(packet) && tunnel::follow(packet, head, vnet))
+    Ok(tunnel::suspected(packet) && tunnel::follow(packet, head, vnet, opaque))
 }
 
 /// A packet's payload or a part of it: an iterator over the caller's bytes.

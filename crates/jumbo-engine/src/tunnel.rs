@@ -20,7 +20,7 @@
 use crate::checksum::{Sum, pseudo_v4, pseudo_v6, udp_nonzero};
 use crate::packet::{HEADER_ROOM, L3_AT, Net, OUTER_ROOM, Packet, Transport};
 use crate::parse::{
-    self, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPES_VLAN, PROTOCOL_UDP,
+    self, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPES_VLAN, Opaque, PROTOCOL_UDP,
 };
 use crate::vnet::{HeaderFault, UDP_CSUM, VnetHeader, pseudo_header};
 
@@ -195,11 +195,20 @@ fn is_protocol(protocol: u8) -> bool {
 /// Returns whether it was followed; if not, the packet is as it was.
 #[cold]
 #[inline(never)]
-pub(crate) fn follow(packet: &mut Packet, head: &[u8], vnet: Option<&VnetHeader>) -> bool {
+pub(crate) fn follow(
+    packet: &mut Packet,
+    head: &[u8],
+    vnet: Option<&VnetHeader>,
+    opaque: Option<Opaque>,
+) -> bool {
     packet.tunnel.kind = TunnelKind::Unfollowed;
     let partial_at = vnet.and_then(VnetHeader::partial_start);
+    // A super-packet that does not say so is the outer protocol's.
     if vnet.is_some_and(VnetHeader::is_gso) {
-        // A super-packet that does not say so is the outer protocol's.
+        return false;
+    }
+    // Nothing but a protocol without ports: its lengths agree.
+    if opaque.is_some_and(|opaque| opaque != Opaque::OtherProtocol) {
         return false;
     }
     let Some((kind, at)) = recognise(packet) else {

@@ -521,6 +521,25 @@ fn what_cannot_be_followed_passes_as_it_is() {
     }
 }
 
+/// Found by the fuzz body: the outer length would have been put right.
+#[test]
+fn outer_length_that_lies_is_not_followed() {
+    let gre = Outer::new(Kind::Gre {
+        key: None,
+        bridged: false,
+    });
+    for outer in [gre.clone().v6(), gre, Outer::new(Kind::Ip).v6()] {
+        let packet = outer.clone().with(|base| base.ip_len(900));
+        let packet = packet.wrap(&third(&outer), 2);
+        assert_alone(
+            &outer,
+            packet,
+            Alone::TunnelUnreadable,
+            End::RefusedBelowTcp,
+        );
+    }
+}
+
 #[test]
 fn macs_are_the_outer_ones() {
     let outer = Outer::vxlan();
@@ -930,5 +949,60 @@ proptest! {
         let left = through(&input, Caps::NONE);
         let left: Vec<_> = left.into_iter().map(|(_, bytes)| bytes).collect();
         prop_assert_eq!(left, outer.segment(&inner, tcp_gso(size.into())));
+    }
+}
+
+// --- any bytes ---
+
+fn record(flags: u8, header: &[u8], packet: &[u8]) -> Vec<u8> {
+    let len = (packet.len() as u16).to_le_bytes();
+    [&[flags], &len[..], header, packet].concat()
+}
+
+/// Trains and super-packets in every tunnel, as the fuzz body reads them.
+fn seeds() -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    for outer in tunnels() {
+        let stream = &streams(&outer)[0];
+        let train = outer.wrap_all(&stream.packets());
+        seeds.push(train.iter().flat_map(|p| record(0, &[], p)).collect());
+        if outer.is_udp() {
+            let (_, whole, header) = super_packet(&outer, stream, 100);
+            let mut wire = [0; 24];
+            header.encode(Form::Tunnel24, &mut wire);
+            seeds.push([record(1, &wire, &whole), record(33, &wire, &whole)].concat());
+        }
+    }
+    seeds
+}
+
+#[test]
+fn whole_seeds_pass_the_fuzz_bodies() {
+    for seed in seeds() {
+        jumbo_engine::fuzz_bodies::tunnels(&seed);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// What a fuzzer would do, for a moment.
+    #[test]
+    fn damaged_tunnels_do_no_harm(
+        which in any::<usize>(),
+        damage in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..8),
+        cut in any::<Option<u16>>(),
+    ) {
+        let seeds = seeds();
+        let mut data = seeds[which % seeds.len()].clone();
+        let len = data.len();
+        for (at, value) in damage {
+            // Mostly in the headers of the first record.
+            let at = if at % 3 == 0 { at / 3 % len } else { at % len.min(170) };
+            data[at] = value;
+        }
+        data.truncate(cut.map_or(len, usize::from).max(1));
+        jumbo_engine::fuzz_bodies::tunnels(&data);
+        jumbo_engine::fuzz_bodies::vnet_header(data.get(3..).unwrap_or(&[]));
     }
 }
