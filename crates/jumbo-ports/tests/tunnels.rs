@@ -184,7 +184,9 @@ fn read_segments(tap: &Tap, count: usize) -> Vec<Vec<u8>> {
 fn kernel_segments_tunnels_as_we_do() -> Outcome {
     let ns = NetNs::new()?;
     let Some(from) = tunnel_tap(&ns) else {
-        return skip("this kernel knows no tunnels on a TAP (Linux 6.17 does)");
+        return Err(skip(
+            "this kernel knows no tunnels on a TAP (Linux 6.17 does)",
+        ));
     };
     let to = Tap::create(&ns, &TapSpec::new("t1", TapOffloads::NONE))?;
     let links = ns.links()?;
