@@ -521,6 +521,33 @@ fn what_cannot_be_followed_passes_as_it_is() {
     }
 }
 
+#[test]
+fn hash_is_of_the_outer_headers_unless_asked() {
+    use jumbo_engine::steer::{HashInput, HashTypes, Transform};
+    let hashed = |bytes: &[u8], follow: bool, inner: bool| {
+        let mut rig = rig();
+        rig.arena.follow_tunnels(follow);
+        let id = rig
+            .admit(&Input::ethernet(bytes.to_vec()))
+            .expect("sound")
+            .id;
+        let of = if inner {
+            HashInput::of_inner
+        } else {
+            HashInput::of
+        };
+        of(rig.arena.packet(id), HashTypes::ALL, Transform::None)
+    };
+    for outer in tunnels() {
+        let inner = streams(&outer)[0].packets().remove(0);
+        let packet = outer.wrap(&inner, 0);
+        assert_eq!(hashed(&packet, true, false), hashed(&packet, false, false));
+        if outer.inner_link() == Link::Ethernet {
+            assert_eq!(hashed(&packet, true, true), hashed(&inner, false, false));
+        }
+    }
+}
+
 /// Found by the fuzz body: the outer length would have been put right.
 #[test]
 fn outer_length_that_lies_is_not_followed() {
