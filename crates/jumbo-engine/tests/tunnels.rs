@@ -964,6 +964,45 @@ proptest! {
         }
     }
 
+    /// The fast door leaves packets in tunnels to the general way, whatever is beside them.
+    #[test]
+    fn the_fast_door_is_the_general_way_beside_tunnels(
+        flows in proptest::collection::vec((any_outer(), shape(), any::<bool>()), 1..4),
+        swaps in proptest::collection::vec(any::<usize>(), 0..4),
+    ) {
+        let mut packets = Vec::new();
+        for (outer, shape, bare) in &flows {
+            packets.push(match bare {
+                // Its own addresses and ports are those inside a tunnel.
+                true => {
+                    let bridge = Outer::vxlan();
+                    any_stream(&bridge, *shape).packets()
+                }
+                false => outer.wrap_all(&any_stream(outer, *shape).packets()),
+            });
+        }
+        let mut mixed = jumbo_testkit::script::interleave(packets);
+        for swap in swaps {
+            let (at, len) = (swap % mixed.len(), mixed.len());
+            mixed.swap(at, (at + 1) % len);
+        }
+        let (mut general, mut door) = (rig(), rig());
+        for packet in mixed {
+            let input = Input::ethernet(packet);
+            general.offer(&input).expect("sound");
+            door.offer_by_door(&input).expect("sound");
+        }
+        general.flush(End::BurstEnd);
+        door.flush(End::BurstEnd);
+        prop_assert_eq!(&door.done, &general.done);
+        let (door, general) = (door.gro.stats(), general.gro.stats());
+        prop_assert_eq!(door.merged, general.merged);
+        prop_assert_eq!(&door.alone, &general.alone);
+        if flows.iter().all(|(_, _, bare)| !bare) {
+            prop_assert_eq!(door.merged_unadmitted, 0);
+        }
+    }
+
     /// A super-packet in a tunnel is cut as the oracle cuts it.
     #[test]
     fn super_packets_are_cut_by_the_book(outer in any_outer(), shape in shape(), size in 8u16..200) {
