@@ -177,7 +177,7 @@ unsafe fn avx512_body<const COPY: bool>(dst: *mut u8, src: *const u8, len: usize
         // A vector that crosses a cache line counts twice. To begin at an odd offset would
         // swap the bytes of all that follows, so an odd address stays as it is.
         let first_len = src.addr().wrapping_neg() % 64;
-        if first_len % 2 == 0 {
+        if first_len.is_multiple_of(2) {
             // SAFETY: `first_len` is below 64, and `len` is more; nothing is stored.
             let v = unsafe { tail::<COPY>(dst, src, first_len) };
             all[0] = v;
