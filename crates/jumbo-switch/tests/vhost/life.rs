@@ -844,7 +844,7 @@ fn half_given_back(count: u64, offset: u64, last_too: bool) {
     let last = Some(last).filter(|last| last_too && *last != first);
     for at in [Some(first), last].into_iter().flatten() {
         let mut entry = packed.descriptor(at.index);
-        let used = AVAIL * u16::from(at.wrap) | USED * u16::from(at.wrap);
+        let used = (AVAIL | USED) * u16::from(at.wrap);
         assert_eq!(entry.flags & (AVAIL | USED), used, "it was given back");
         entry.flags = if at.wrap { AVAIL } else { USED } | WRITE;
         packed.raw_descriptor(at.index, &entry);
