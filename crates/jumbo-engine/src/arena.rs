@@ -8,8 +8,9 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::packet::{Chain, Frag, HEADER_ROOM, L3_AT, Link, NIL, Packet, TAGS_MAX};
+use crate::packet::{Chain, Frag, HEADER_ROOM, HEADERS_MAX, L3_AT, Link, NIL, Packet, TAGS_MAX};
 use crate::parse::{self, Opaque};
+use crate::tunnel;
 use crate::vnet::{self, HeaderFault, Trust, VnetHeader};
 
 /// Bytes of a packet that [`Arena::admit`] wants to see: the private header and its VLAN tags.
@@ -17,6 +18,10 @@ pub const HEAD_WANTED: usize = HEADER_ROOM + 4 * TAGS_MAX;
 
 /// Longest packet, bytes: 65535 of network packet, an Ethernet header and its VLAN tags.
 pub const PACKET_LEN_MAX: usize = crate::superpacket::L3_TOTAL_MAX + L3_AT + 4 * TAGS_MAX;
+
+/// The same for an arena that follows tunnels. With fewer bytes a tunnel is
+/// followed as far as they go.
+pub const HEAD_WANTED_TUNNELS: usize = HEADERS_MAX;
 
 /// Names a packet in its [`Arena`].
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
@@ -29,6 +34,7 @@ pub struct Arena {
     free: Vec<u32>,
     frags: Vec<Frag>,
     frags_max: usize,
+    follows_tunnels: bool,
 }
 
 /// A packet was admitted.
@@ -49,7 +55,14 @@ impl Arena {
             free: (0..packets as u32).rev().collect(),
             frags: Vec::with_capacity(frags),
             frags_max: frags,
+            follows_tunnels: false,
         }
+    }
+
+    /// Follows one level of tunnels ([`crate::tunnel`]) from now on, and takes virtio
+    /// headers that describe one. Hand over [`HEAD_WANTED_TUNNELS`] bytes then.
+    pub fn follow_tunnels(&mut self, follow: bool) {
+        self.follows_tunnels = follow;
     }
 
     /// Packets that could still be admitted.
@@ -102,18 +115,25 @@ impl Arena {
             return Err(HeaderFault::NoRoom);
         };
         let packet = &mut self.packets[slot as usize];
-        let opaque = parse::load(
+        let mut opaque = parse::load(
             packet,
             link,
             head,
             total_len,
             vnet.is_some_and(|(h, _)| h.is_gso()),
         )?;
+        let mut tunnel_len = 0;
+        if self.follows_tunnels {
+            if follow_tunnel(packet, head, vnet.map(|(header, _)| header), opaque)? {
+                opaque = None;
+            }
+            tunnel_len = usize::from(packet.tunnel.len);
+        }
         if let Some((header, trust)) = vnet {
             vnet::translate(packet, header, trust, total_len)?;
             packet.trusted = trust == Trust::Kernel;
         }
-        let skip = packet.header_len() + packet.tags.len_bytes();
+        let skip = tunnel_len + packet.inner_header_len() + packet.tags.len_bytes();
         let keep = packet.payload_len;
         let chain = self.note(body, skip, keep);
         self.packets[slot as usize].chain = chain;
@@ -280,6 +300,21 @@ impl Arena {
         // Another packet is left, so the frags stay.
         self.free.push(from.0);
     }
+}
+
+/// Follows the tunnel that a virtio header describes, or that the packet's own headers suggest.
+#[inline(never)]
+fn follow_tunnel(
+    packet: &mut Packet,
+    head: &[u8],
+    vnet: Option<&VnetHeader>,
+    opaque: Option<Opaque>,
+) -> Result<bool, HeaderFault> {
+    if let Some(header) = vnet.filter(|header| header.is_tunnel()) {
+        tunnel::enter_described(packet, head, header)?;
+        return Ok(true);
+    }
+    Ok(tunnel::suspected(packet) && tunnel::follow(packet, head, vnet, opaque))
 }
 
 /// A packet's payload or a part of it: an iterator over the caller's bytes.

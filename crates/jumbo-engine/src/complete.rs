@@ -13,6 +13,7 @@ use crate::pending::{Caps, Csum, Cwr, Gso};
 use crate::reasons;
 use crate::segment::{SegmentCsum, segment, segments};
 use crate::superpacket;
+use crate::tunnel;
 
 reasons! {
     /// Why was a packet dropped on its way to a port?
@@ -56,11 +57,14 @@ pub fn plan(packet: &Packet, takes: Caps, mtu: usize) -> Plan {
             _ => Plan::AsIs,
         };
     };
-    let headers = usize::from(packet.layers.l3_len) + usize::from(packet.layers.l4_len);
+    let headers = packet.l3_total_len() - packet.payload_len as usize;
     if headers + usize::from(gso.size) > mtu {
         return Plan::Drop(Fault::SegmentOverMtu);
     }
-    if takes.takes(gso.kind) && header_can_say(packet, gso, takes) {
+    if takes.takes(gso.kind)
+        && takes.tunnels().take(&packet.tunnel)
+        && header_can_say(packet, gso, takes)
+    {
         return Plan::AsIs;
     }
     let csum = if takes.csum() {
@@ -78,7 +82,8 @@ pub fn plan(packet: &Packet, takes: Caps, mtu: usize) -> Plan {
 fn header_can_say(packet: &Packet, gso: Gso, takes: Caps) -> bool {
     let cwr = superpacket::has_cwr(packet);
     let cwr_said = !cwr || (gso.cwr == Cwr::FirstOnly && takes.tso_ecn());
-    cwr_said && (!gso.fixed_id || superpacket::has_df(packet))
+    let outer_said = !packet.tunnel.fixed_id || tunnel::outer_has_df(packet);
+    cwr_said && outer_said && (!gso.fixed_id || superpacket::has_df(packet))
 }
 
 /// How many packets leave when `packet` goes to a port with these capabilities.
@@ -130,9 +135,11 @@ fn finish_checksum<M: Memory>(
     let Csum::Partial { start, offset } = packet.pending.csum else {
         return Ok(());
     };
-    let from = packet.start() + usize::from(start);
+    // Behind the headers of a tunnel, which were left out of `bytes`.
+    let start = usize::from(start).saturating_sub(usize::from(packet.tunnel.len));
+    let from = packet.start() + start;
     let field = from + usize::from(offset);
-    let header_end = packet.start() + packet.header_len();
+    let header_end = packet.start() + packet.inner_header_len();
     // Admission made the private header long enough for the field, or refused the packet.
     debug_assert!(field + 2 <= header_end);
     let header = packet.bytes.get(from..header_end).unwrap_or(&[]);

@@ -8,7 +8,7 @@ use crate::arena::{Admitted, Arena, PacketId, Pieces, SliceMemory};
 use crate::checksum::{Kernels, textbook};
 use crate::coalesce::{Coalescer, End, GRO, Offer, Ready};
 use crate::complete::{Plan, complete, leaving, plan};
-use crate::packet::{Frag, HEADER_ROOM, Link, Net, Packet, Transport};
+use crate::packet::{Frag, HEADER_ROOM, HEADERS_MAX, Link, Net, Packet, Transport};
 use crate::pending::{Caps, Csum};
 use crate::vnet::{Form, HeaderFault, Trust, VnetHeader};
 
@@ -40,27 +40,30 @@ pub fn parse(data: &[u8]) {
 
 /// A virtio header of each form, and the packet behind it.
 pub fn vnet_header(data: &[u8]) {
-    for form in [Form::Legacy10, Form::Modern12, Form::Hash20] {
+    for form in [Form::Legacy10, Form::Modern12, Form::Hash20, Form::Tunnel24] {
         let Some(header) = VnetHeader::decode(form, data) else {
             assert!(data.len() < form.len_bytes());
             continue;
         };
-        let mut wire = [0; 20];
+        let mut wire = [0; 24];
         let len = header.encode(form, &mut wire);
         assert_eq!(len, Some(form.len_bytes()));
         assert_eq!(VnetHeader::decode(form, &wire), Some(header));
         let packet = &data[form.len_bytes()..];
         for link in [Link::Ethernet, Link::RawIp] {
             for trust in [Trust::Kernel, Trust::Guest] {
-                admit_twice(link, packet, &header, trust);
+                for follow in [false, true] {
+                    admit_twice(link, packet, &header, trust, follow);
+                }
             }
         }
     }
 }
 
 /// What was admitted can be sent on, and what is sent on is admitted as the same.
-fn admit_twice(link: Link, data: &[u8], header: &VnetHeader, trust: Trust) {
+fn admit_twice(link: Link, data: &[u8], header: &VnetHeader, trust: Trust, follow: bool) {
     let mut arena = Arena::new(2, 2);
+    arena.follow_tunnels(follow);
     let body = [Frag::new(0, data.len() as u32)];
     let Ok(first) = arena.admit(link, data, &body, Some((header, trust))) else {
         assert_eq!(arena.live(), 0, "a refused packet takes no slot");
@@ -72,6 +75,10 @@ fn admit_twice(link: Link, data: &[u8], header: &VnetHeader, trust: Trust) {
     let body = [Frag::new(0, wire.len() as u32)];
     let sent = VnetHeader::of(&packet);
     let again = arena.admit(link, &wire, &body, Some((&sent, trust)));
+    if packet.tunnel.is_some() && again.as_ref().err() == Some(&HeaderFault::CsumFieldTooDeep) {
+        // No longer a super-packet, and its tunnel has none of the usual ports.
+        return;
+    }
     let again = again.expect("what is sent on can be received");
     assert_eq!(arena.packet(again.id).pending(), packet.pending());
     let payload = arena.payload(again.id);
@@ -83,10 +90,21 @@ fn admit_twice(link: Link, data: &[u8], header: &VnetHeader, trust: Trust) {
 /// `data` is a list of records: a byte of flags (`Record`), two bytes of length (little-endian),
 /// 12 bytes of virtio header if the flags say so, the packet.
 pub fn coalesce_and_segment(data: &[u8]) {
+    whole_path(data, Form::Modern12, false);
+}
+
+/// The same with tunnels followed and virtio headers of 24 bytes.
+pub fn tunnels(data: &[u8]) {
+    whole_path(data, Form::Tunnel24, true);
+}
+
+fn whole_path(data: &[u8], form: Form, follow: bool) {
     let mut memory = Vec::new();
-    let records = records(data, &mut memory);
+    let records = records(data, form, &mut memory);
+    let mut arena = Arena::new(PACKETS_MAX, 4 * PACKETS_MAX);
+    arena.follow_tunnels(follow);
     let mut path = Path {
-        arena: Arena::new(PACKETS_MAX, 4 * PACKETS_MAX),
+        arena,
         gro: Coalescer::new(&GRO, 8, 7),
         memory: &memory,
         payload_len: 0,
@@ -130,13 +148,13 @@ const SPLIT: u8 = 16;
 /// With 20000 bytes more payload.
 const STRETCHED: u8 = 32;
 
-fn records(mut data: &[u8], memory: &mut Vec<u8>) -> Vec<Record> {
+fn records(mut data: &[u8], form: Form, memory: &mut Vec<u8>) -> Vec<Record> {
     let mut records = Vec::new();
     while let ([flags, low, high, rest @ ..], true) = (data, records.len() < PACKETS_MAX) {
         let mut rest = rest;
         let mut vnet = None;
         if flags & HAS_VNET != 0 {
-            let Some(header) = VnetHeader::decode(Form::Modern12, rest) else {
+            let Some(header) = VnetHeader::decode(form, rest) else {
                 break;
             };
             let trust = match flags & FROM_KERNEL {
@@ -144,7 +162,7 @@ fn records(mut data: &[u8], memory: &mut Vec<u8>) -> Vec<Record> {
                 _ => Trust::Kernel,
             };
             vnet = Some((header, trust));
-            rest = &rest[12..];
+            rest = &rest[form.len_bytes()..];
         }
         let len = usize::from(u16::from_le_bytes([*low, *high])).min(rest.len());
         let (packet, after) = rest.split_at(len);
@@ -288,12 +306,14 @@ impl Path<'_> {
     }
 }
 
-fn ports() -> [Caps; 4] {
+fn ports() -> [Caps; 6] {
     [
         Caps::NONE,
         Caps::new(true, false, false, false, false),
         Caps::new(true, true, true, false, false),
         Caps::ALL,
+        Caps::ALL.with_udp_tunnels(true, false),
+        Caps::ALL.with_udp_tunnels(true, true),
     ]
 }
 
@@ -304,8 +324,9 @@ fn assert_sound(packet: &Packet) {
         packet.wire_len(),
         header_len + packet.payload_len() as usize
     );
-    assert!(packet.header_len() <= HEADER_ROOM);
-    assert_eq!(packet.header().len(), packet.header_len());
+    assert!(packet.header().len() <= HEADER_ROOM);
+    let both_len = packet.outer_header().len() + packet.header().len();
+    assert_eq!(both_len, packet.header_len());
     if let Csum::Partial { start, offset } = packet.pending().csum {
         let end = usize::from(start) + usize::from(offset) + 2;
         assert!(end <= packet.header_len(), "a place in the private header");
@@ -321,7 +342,10 @@ fn assert_sound(packet: &Packet) {
 fn assert_taken(packet: &Packet, caps: Caps, mtu: usize) {
     assert_eq!(plan(packet, caps, mtu), Plan::AsIs);
     match packet.pending().gso {
-        Some(gso) => assert!(caps.takes(gso.kind)),
+        Some(gso) => {
+            assert!(caps.takes(gso.kind));
+            assert!(caps.tunnels().take(&packet.tunnel));
+        }
         None => assert!(packet.l3_total_len() <= mtu),
     }
     if !caps.csum() {
@@ -331,7 +355,9 @@ fn assert_taken(packet: &Packet, caps: Caps, mtu: usize) {
 
 /// A segment's checksums are right, by the textbook.
 fn assert_checksums(packet: &Packet, wire: &[u8]) {
-    let l2_len = usize::from(packet.layers().l2_len) + packet.tags().len_bytes();
+    let l2_len = usize::from(packet.tunnel.len)
+        + usize::from(packet.layers().l2_len)
+        + packet.tags().len_bytes();
     let l3_len = usize::from(packet.layers().l3_len);
     let (network, transport) = wire[l2_len..].split_at(l3_len);
     let addresses = match packet.layers().net {
@@ -365,7 +391,7 @@ fn payload_bytes(memory: &[u8], payload: Pieces<'_>) -> Vec<u8> {
 }
 
 fn wire_bytes(memory: &[u8], packet: &Packet, payload: Pieces<'_>) -> Vec<u8> {
-    let mut bytes = vec![0; HEADER_ROOM + 8];
+    let mut bytes = vec![0; HEADERS_MAX];
     let len = packet.write_header(&mut bytes);
     bytes.truncate(len.expect("room enough"));
     bytes.extend(payload_bytes(memory, payload));

@@ -93,6 +93,7 @@ extern crate alloc;
 
 pub mod arena;
 pub mod parse;
+pub mod tunnel;
 pub mod vnet;
 pub mod coalesce;
 pub mod steer;

@@ -11,13 +11,22 @@
 //! bytes. So every comparison of two packets is a comparison of fixed places.
 
 use crate::pending::Pending;
+use crate::tunnel::Tunnel;
 
 /// Private header bytes of a packet: Ethernet (14) and the longest TCP header
 /// behind IPv6 (40 + 60) with room for 14 bytes of extension headers.
 pub const HEADER_ROOM: usize = 128;
 
+/// Private header bytes before the inner network header of a packet in a tunnel:
+/// Ethernet (14), IPv6 (40), UDP (8), VXLAN (8) and an inner Ethernet header with
+/// two tags (22) leave 36 bytes for Geneve's options.
+pub const OUTER_ROOM: usize = HEADER_ROOM;
+
 /// Where the network header starts in the private header bytes.
 pub const L3_AT: usize = 14;
+
+/// Most bytes that [`Packet::write_header`] writes: both parts and two VLAN tags.
+pub const HEADERS_MAX: usize = HEADER_ROOM + OUTER_ROOM + 4 * TAGS_MAX;
 
 /// Most VLAN tags kept beside the bytes (802.1ad: a service and a customer tag).
 pub const TAGS_MAX: usize = 2;
@@ -92,7 +101,8 @@ pub enum Transport {
     Udp,
 }
 
-/// What parsing found. Lengths are bytes.
+/// What parsing found. Lengths are bytes. Of a packet in a tunnel that was followed
+/// they are the inner packet's, whose link header counts as the tunnel's.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
 pub struct Layers {
     /// Link header: 14, or 0 for raw IP. VLAN tags are not part of it.
@@ -216,6 +226,10 @@ pub struct Packet {
     pub(crate) trusted: bool,
     /// Free for the caller, who may note the port it came from.
     pub origin: u32,
+    /// Where the outer headers are, if it is in a tunnel.
+    pub(crate) tunnel: Tunnel,
+    /// The outer headers, with the network header at [`L3_AT`]. Not touched without a tunnel.
+    pub(crate) outer: [u8; OUTER_ROOM],
 }
 
 impl Packet {
@@ -240,6 +254,8 @@ impl Packet {
         payload_len: 0,
         trusted: false,
         origin: 0,
+        tunnel: Tunnel::NONE,
+        outer: [0; OUTER_ROOM],
     };
 
     /// What parsing found.
@@ -272,20 +288,52 @@ impl Packet {
         L3_AT - usize::from(self.layers.l2_len)
     }
 
-    /// Link, network and transport header together, without VLAN tags, in bytes.
+    /// The tunnel around what [`Packet::layers`] describes.
+    #[inline]
+    pub fn tunnel(&self) -> &Tunnel {
+        &self.tunnel
+    }
+
+    /// Link, network and transport header together, without VLAN tags, in bytes;
+    /// those of a tunnel included.
     #[inline]
     pub fn header_len(&self) -> usize {
+        usize::from(self.tunnel.len) + self.inner_header_len()
+    }
+
+    /// The part of the header that is in `bytes`.
+    #[inline]
+    pub(crate) fn inner_header_len(&self) -> usize {
         usize::from(self.layers.l2_len)
             + usize::from(self.layers.l3_len)
             + usize::from(self.layers.l4_len)
     }
 
-    /// The private header bytes, without VLAN tags.
+    /// Where the transport header starts, counted from the packet's first byte, VLAN tags left out.
+    #[inline(always)]
+    pub(crate) fn l4_offset(&self) -> usize {
+        usize::from(self.tunnel.len)
+            + usize::from(self.layers.l2_len)
+            + usize::from(self.layers.l3_len)
+    }
+
+    /// The private header bytes, without VLAN tags. Of a packet in a tunnel those
+    /// from the inner network header on: [`Packet::outer_header`] comes before them.
     #[inline]
     pub fn header(&self) -> &[u8] {
         let start = self.start();
-        let end = (start + self.header_len()).min(HEADER_ROOM);
+        let end = (start + self.inner_header_len()).min(HEADER_ROOM);
         &self.bytes[start..end]
+    }
+
+    /// The headers of the tunnel, inner Ethernet header included; empty without one.
+    #[inline]
+    pub fn outer_header(&self) -> &[u8] {
+        let start = L3_AT - usize::from(self.tunnel.l2_len);
+        match self.tunnel.is_some() {
+            true => &self.outer[start.min(L3_AT)..self.tunnel.end()],
+            false => &[],
+        }
     }
 
     /// Bytes behind the header.
@@ -301,33 +349,60 @@ impl Packet {
     }
 
     /// Network header and everything behind it, in bytes: what an MTU limits.
+    /// The outermost one's.
     #[inline]
     pub fn l3_total_len(&self) -> usize {
+        usize::from(self.tunnel.len) - usize::from(self.tunnel.l2_len) + self.inner_l3_total_len()
+    }
+
+    /// The same from the network header in `bytes` on.
+    #[inline]
+    pub(crate) fn inner_l3_total_len(&self) -> usize {
         usize::from(self.layers.l3_len)
             + usize::from(self.layers.l4_len)
             + self.payload_len as usize
     }
 
-    /// Destination MAC, or `None` for raw IP.
+    /// Destination MAC, or `None` for raw IP. Of a packet in a tunnel, the outer one.
     #[inline]
     pub fn dst_mac(&self) -> Option<[u8; 6]> {
-        (self.layers.l2_len != 0).then(|| self.array(0))
+        self.mac(0)
     }
 
-    /// Source MAC, or `None` for raw IP.
+    /// Source MAC, or `None` for raw IP. Of a packet in a tunnel, the outer one.
     #[inline]
     pub fn src_mac(&self) -> Option<[u8; 6]> {
-        (self.layers.l2_len != 0).then(|| self.array(6))
+        self.mac(6)
+    }
+
+    #[inline(always)]
+    fn mac(&self, at: usize) -> Option<[u8; 6]> {
+        if self.tunnel.is_some() {
+            return (self.tunnel.l2_len != 0).then(|| self.outer_array(at));
+        }
+        (self.layers.l2_len != 0).then(|| self.array(at))
     }
 
     /// Writes the header as it goes on the wire, VLAN tags back in their place.
     /// Returns its length, or `None` if `out` is too short
-    /// ([`HEADER_ROOM`] + 8 bytes always suffice).
+    /// ([`HEADERS_MAX`] bytes always suffice; without tunnels, [`HEADER_ROOM`] + 8).
     pub fn write_header(&self, out: &mut [u8]) -> Option<usize> {
-        let header = self.header();
+        if !self.tunnel.is_some() {
+            return self.write_tagged(self.header(), self.layers.l2_len, out);
+        }
+        let inner = self.header();
+        let outer_len = self.write_tagged(self.outer_header(), self.tunnel.l2_len, out)?;
+        out.get_mut(outer_len..outer_len + inner.len())?
+            .copy_from_slice(inner);
+        Some(outer_len + inner.len())
+    }
+
+    /// Writes a header that begins with the link header, and the tags into that.
+    #[inline(always)]
+    fn write_tagged(&self, header: &[u8], l2_len: u8, out: &mut [u8]) -> Option<usize> {
         let len = header.len() + self.tags.len_bytes();
         let out = out.get_mut(..len)?;
-        if self.tags.is_empty() || self.layers.l2_len == 0 {
+        if self.tags.is_empty() || l2_len == 0 {
             out.get_mut(..header.len())?.copy_from_slice(header);
             return Some(header.len());
         }
@@ -343,7 +418,7 @@ impl Packet {
     }
 
     /// A number that tells flows apart, the same for both directions of one; 0 for
-    /// what has no network layer. Not keyed: not for a table a sender could attack.
+    /// what has no network layer. The inner one's, in a tunnel. Not keyed: not for a table a sender could attack.
     #[inline]
     pub fn flow_hash(&self) -> u32 {
         let words =
@@ -366,6 +441,29 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn array<const N: usize>(&self, at: usize) -> [u8; N] {
         array(&self.bytes, at)
+    }
+
+    /// `N` bytes of the outer headers; zeros beyond their end.
+    #[inline(always)]
+    pub(crate) fn outer_array<const N: usize>(&self, at: usize) -> [u8; N] {
+        match self.outer.get(at..at + N) {
+            Some(bytes) => bytes.try_into().unwrap_or([0; N]),
+            None => [0; N],
+        }
+    }
+
+    /// Big-endian 16-bit word at `at` of the outer headers.
+    #[inline(always)]
+    pub(crate) fn outer_be16(&self, at: usize) -> u16 {
+        u16::from_be_bytes(self.outer_array(at))
+    }
+
+    /// Writes a big-endian 16-bit word of the outer headers.
+    #[inline(always)]
+    pub(crate) fn set_outer_be16(&mut self, at: usize, value: u16) {
+        if let Some(bytes) = self.outer.get_mut(at..at + 2) {
+            bytes.copy_from_slice(&value.to_be_bytes());
+        }
     }
 
     /// Big-endian 16-bit word at `at` of `bytes`.

@@ -7,6 +7,7 @@
 
 use crate::packet::{HEADER_ROOM, L3_AT, Layers, Link, Net, Packet, Tag, Transport};
 use crate::reasons;
+use crate::tunnel::Tunnel;
 use crate::vnet::HeaderFault;
 
 /// EtherType of IPv4.
@@ -94,6 +95,7 @@ pub(crate) fn load(
     packet.pending = crate::pending::Pending::NOTHING;
     packet.tags = Default::default();
     packet.trusted = false;
+    packet.tunnel = Tunnel::NONE;
     packet.origin = 0;
     let l2_len = match link {
         Link::Ethernet => ETHERNET_LEN,
@@ -212,6 +214,32 @@ fn copy_head(bytes: &mut [u8; HEADER_ROOM], start: usize, head: &[u8]) {
     let len = head.len().min(room);
     bytes[start..start + len].copy_from_slice(&head[..len]);
     bytes[start + len..].fill(0);
+}
+
+/// What stands in the place of the link header of a packet in a tunnel: neither
+/// that of raw IP, which is zero, nor an Ethernet header, which none has. So the
+/// comparison of link headers tells a packet in a tunnel from a bare one.
+const IN_TUNNEL: u8 = 1;
+
+/// Puts what begins with a network header where network headers stand.
+pub(crate) fn copy_inner(bytes: &mut [u8; HEADER_ROOM], head: &[u8]) {
+    bytes[..L3_AT].fill(IN_TUNNEL);
+    copy_head(bytes, L3_AT, head);
+}
+
+/// Parses `here` bytes that begin with the network header of a packet in a tunnel. Gives
+/// what was found and the network packet's length; `None` if it is not TCP or UDP.
+pub(crate) fn inner(packet: &Packet, here: usize, gso: bool) -> Option<(Layers, usize)> {
+    let mut found = Found {
+        l3_total: here,
+        layers: Layers::default(),
+    };
+    let parsed = match packet.bytes[L3_AT] >> 4 {
+        4 => ipv4(packet, here, gso, &mut found),
+        6 => ipv6(packet, here, gso, &mut found),
+        _ => Err(Opaque::IpVersion),
+    };
+    parsed.ok().map(|()| (found.layers, found.l3_total))
 }
 
 /// Moves the tags beside the bytes. Returns the length without them.

@@ -4,6 +4,8 @@
 //! translate pending work from and to their own form (`virtio_net_hdr`, AF_PACKET
 //! metadata); only [`crate::complete`] does the work.
 
+use crate::tunnel::Tunnels;
+
 /// State of the transport checksum.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
 pub enum Csum {
@@ -101,6 +103,8 @@ pub struct Caps {
     tso_ecn: bool,
     uso: bool,
     rsc_info: bool,
+    udp_tunnel: bool,
+    udp_tunnel_csum: bool,
 }
 
 impl Caps {
@@ -112,9 +116,11 @@ impl Caps {
         tso_ecn: false,
         uso: false,
         rsc_info: false,
+        udp_tunnel: false,
+        udp_tunnel_csum: false,
     };
 
-    /// Every kind of pending work this version knows.
+    /// Every kind of pending work that a virtio header of 10 bytes can say.
     pub const ALL: Self = Self {
         csum: true,
         tso4: true,
@@ -122,6 +128,8 @@ impl Caps {
         tso_ecn: true,
         uso: true,
         rsc_info: false,
+        udp_tunnel: false,
+        udp_tunnel_csum: false,
     };
 
     /// A set with the virtio dependencies enforced (virtio 1.3 section 5.1.3.1):
@@ -134,6 +142,8 @@ impl Caps {
             tso_ecn: tso_ecn && csum && (tso4 || tso6),
             uso: uso && csum,
             rsc_info: false,
+            udp_tunnel: false,
+            udp_tunnel_csum: false,
         }
     }
 
@@ -142,6 +152,19 @@ impl Caps {
     pub const fn with_rsc_info(self, wanted: bool) -> Self {
         let rsc_info = wanted && (self.tso4 || self.tso6);
         Self { rsc_info, ..self }
+    }
+
+    /// The same set with super-packets in UDP tunnels, and with those whose outer UDP
+    /// checksum is in use (VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO and _CSUM, or GUEST_). Needs a
+    /// header form that can say so ([`crate::vnet::Form::Tunnel24`]), and what goes into the
+    /// tunnel: both kinds of TSO (virtio 1.4 section 5.1.3.1).
+    pub const fn with_udp_tunnels(self, wanted: bool, with_csum: bool) -> Self {
+        let udp_tunnel = wanted && self.tso4 && self.tso6;
+        Self {
+            udp_tunnel,
+            udp_tunnel_csum: udp_tunnel && with_csum,
+            ..self
+        }
     }
 
     /// The set less one kind of super-packet.
@@ -154,6 +177,7 @@ impl Caps {
             self.uso && !matches!(kind, GsoKind::Udp),
         )
         .with_rsc_info(self.rsc_info)
+        .with_udp_tunnels(self.udp_tunnel, self.udp_tunnel_csum)
     }
 
     /// What both sets have.
@@ -166,6 +190,10 @@ impl Caps {
             self.uso && other.uso,
         )
         .with_rsc_info(self.rsc_info && other.rsc_info)
+        .with_udp_tunnels(
+            self.udp_tunnel && other.udp_tunnel,
+            self.udp_tunnel_csum && other.udp_tunnel_csum,
+        )
     }
 
     /// Partial transport checksums.
@@ -191,6 +219,24 @@ impl Caps {
     /// The number of segments of a lossy aggregate.
     pub const fn rsc_info(self) -> bool {
         self.rsc_info
+    }
+
+    /// Super-packets in UDP tunnels.
+    pub const fn udp_tunnel(self) -> bool {
+        self.udp_tunnel
+    }
+    /// Super-packets in UDP tunnels whose outer checksum is in use.
+    pub const fn udp_tunnel_csum(self) -> bool {
+        self.udp_tunnel_csum
+    }
+
+    /// The tunnels whose super-packets may leave whole.
+    pub const fn tunnels(self) -> Tunnels {
+        match (self.udp_tunnel, self.udp_tunnel_csum) {
+            (false, _) => Tunnels::None,
+            (true, false) => Tunnels::Udp,
+            (true, true) => Tunnels::UdpCsum,
+        }
     }
 
     /// Whether a super-packet of this kind may leave whole.

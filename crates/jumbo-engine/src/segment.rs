@@ -10,6 +10,7 @@ use crate::complete::Fault;
 use crate::packet::{Frag, L3_AT, Net, Packet, Transport};
 use crate::pending::{Csum, Cwr, Gso, GsoKind};
 use crate::superpacket::{self, CWR, FIN, PSH};
+use crate::tunnel::{self, OuterCsum};
 use crate::vnet::{TCP_CSUM, UDP_CSUM, pseudo_header};
 
 /// How many segments `payload_len` bytes make at `size` bytes each.
@@ -46,6 +47,7 @@ pub fn segment<M: Memory>(
 ) -> Result<u32, Fault> {
     let count = segments(packet.payload_len, gso.size);
     let template = Template::new(packet, gso, csum);
+    let tunnelled = packet.tunnel.is_some();
     let mut scratch = packet.clone();
     scratch.pending.gso = None;
     scratch.pending.lossy = None;
@@ -55,7 +57,8 @@ pub fn segment<M: Memory>(
         match csum {
             SegmentCsum::Partial => template.partial(&mut scratch),
             SegmentCsum::Complete => {
-                if let Some(frag) = piece.only() {
+                // In a tunnel the payload stays where it is.
+                if let Some(frag) = piece.only().filter(|_| !tunnelled) {
                     let (body, at) = placed(memory, frag)?;
                     template.complete(&mut scratch, body);
                     sink(&scratch, Pieces::one(&Frag::new(at, frag.len)));
@@ -64,6 +67,9 @@ pub fn segment<M: Memory>(
                 let body = sum_pieces(memory, piece).ok_or(Fault::PayloadMissing)?;
                 template.complete(&mut scratch, body);
             }
+        }
+        if tunnelled {
+            outer(&mut scratch, packet, index);
         }
         sink(&scratch, piece);
     }
@@ -75,6 +81,17 @@ pub fn segment<M: Memory>(
 fn placed(memory: &impl Memory, frag: Frag) -> Result<(Sum, u64), Fault> {
     let placed = memory.sum_and_place(frag, None);
     placed.ok_or(Fault::PayloadMissing)
+}
+
+/// The outer headers of one segment.
+#[inline(never)]
+fn outer(segment: &mut Packet, packet: &Packet, index: u32) {
+    let step = match packet.tunnel.fixed_id {
+        true => 0,
+        false => index as u16,
+    };
+    let id = tunnel::outer_id(packet).wrapping_add(step);
+    tunnel::settle(segment, id, OuterCsum::Complete);
 }
 
 /// What all segments share, worked out once.
@@ -129,7 +146,7 @@ impl Template {
             csum: match csum {
                 SegmentCsum::Complete => Csum::Unverified,
                 SegmentCsum::Partial => Csum::Partial {
-                    start: u16::from(layers.l2_len) + u16::from(layers.l3_len),
+                    start: packet.l4_offset() as u16,
                     offset,
                 },
             },

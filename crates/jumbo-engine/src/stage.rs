@@ -34,7 +34,7 @@ use core::cell::{Cell, RefCell};
 
 use crate::arena::{Memory, Pieces, SliceMemory};
 use crate::checksum::{Kernels, Sum};
-use crate::packet::{Frag, HEADER_ROOM, Packet, TAGS_MAX};
+use crate::packet::{Frag, HEADERS_MAX, Packet};
 
 /// Memory whose bytes can be seen.
 pub trait Bytes {
@@ -43,7 +43,7 @@ pub trait Bytes {
 }
 
 /// Room for a header before the payload, in whole cache lines.
-const BEFORE: usize = (HEADER_ROOM + 4 * TAGS_MAX).next_multiple_of(64) + 64;
+const BEFORE: usize = HEADERS_MAX.next_multiple_of(64) + 64;
 
 /// What tells a place in a stage from the caller's own: no address in user space has this bit.
 const STAGED: u64 = 1 << 63;

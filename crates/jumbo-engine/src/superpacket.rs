@@ -16,11 +16,13 @@
 //! | transport checksum | its own | |
 //! | payload | `size` bytes each, the last 1 to `size` | |
 //!
+//! What changes in the headers of a tunnel is in [`crate::tunnel`].
 //! Everything else, from the MAC addresses to the TCP options, is the same in all.
 
 use crate::checksum::Sum;
 use crate::packet::{L3_AT, Net, Packet, Transport};
 use crate::pending::Csum;
+use crate::tunnel::{self, OuterCsum};
 use crate::vnet::{TCP_CSUM, UDP_CSUM, pseudo_header};
 
 /// Largest network packet, header included: what 16 bits of IPv4 total length can say.
@@ -68,7 +70,7 @@ pub(crate) fn ipv4_header_sum(packet: &Packet) -> Sum {
 /// agree with the packet's real length.
 #[inline]
 pub(crate) fn settle_lengths(packet: &mut Packet) {
-    let l3_total = packet.l3_total_len().min(L3_TOTAL_MAX);
+    let l3_total = packet.inner_l3_total_len().min(L3_TOTAL_MAX);
     match packet.layers.net {
         Net::V4 => {
             packet.set_be16(L3_AT + 2, l3_total as u16);
@@ -94,11 +96,11 @@ pub(crate) fn settle_partial_csum(packet: &mut Packet) {
         Transport::Udp => UDP_CSUM,
         Transport::None => return,
     };
-    let l4_total = packet.l3_total_len() - usize::from(packet.layers.l3_len);
+    let l4_total = packet.inner_l3_total_len() - usize::from(packet.layers.l3_len);
     let sum = pseudo_header(packet, l4_total as u32).fold();
     packet.set_be16(packet.l4_at() + usize::from(offset), sum);
     packet.pending.csum = Csum::Partial {
-        start: u16::from(packet.layers.l2_len) + u16::from(packet.layers.l3_len),
+        start: packet.l4_offset() as u16,
         offset,
     };
 }
@@ -109,4 +111,13 @@ pub(crate) fn settle_partial_csum(packet: &mut Packet) {
 pub(crate) fn settle_header(packet: &mut Packet) {
     settle_lengths(packet);
     settle_partial_csum(packet);
+    settle_outer(packet, OuterCsum::Partial);
+}
+
+/// The outer headers, if there are any, once the inner ones are settled.
+#[inline(always)]
+pub(crate) fn settle_outer(packet: &mut Packet, csum: OuterCsum) {
+    if packet.tunnel.is_some() {
+        tunnel::settle(packet, tunnel::outer_id(packet), csum);
+    }
 }

@@ -12,17 +12,21 @@ use crate::pending::{Caps, Csum, Cwr, Gso, GsoKind, Pending};
 use crate::reasons;
 use crate::segment::segments;
 use crate::superpacket;
+use crate::tunnel::OuterCsum;
 
 const F_NEEDS_CSUM: u8 = 1;
 const F_DATA_VALID: u8 = 2;
 const F_RSC_INFO: u8 = 4;
+const F_UDP_TUNNEL_CSUM: u8 = 8;
 
 const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_UDP: u8 = 3;
 const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
-const GSO_TUNNEL: u8 = 0x20 | 0x40;
+const GSO_TUNNEL_IPV4: u8 = 0x20;
+const GSO_TUNNEL_IPV6: u8 = 0x40;
+const GSO_TUNNEL: u8 = GSO_TUNNEL_IPV4 | GSO_TUNNEL_IPV6;
 const GSO_ECN: u8 = 0x80;
 
 /// GSO_BY_FRAGS of Linux `include/linux/skbuff.h`: a marker, never a size.
@@ -72,6 +76,24 @@ reasons! {
         GsoTypeUnknown = "gso_type_unknown",
         /// A tunnel segmentation type; it was not offered.
         GsoTunnelRefused = "gso_tunnel_refused",
+        /// A tunnel segmentation type of both IPv4 and IPv6.
+        TunnelBothFamilies = "tunnel_both_families",
+        /// A tunnel segmentation type without one for what is in the tunnel, or with UFO.
+        TunnelWithoutGso = "tunnel_without_gso",
+        /// A super-packet in a tunnel without a partial checksum.
+        TunnelWithoutCsum = "tunnel_without_csum",
+        /// A super-packet in a tunnel whose checksum is said to be checked.
+        TunnelDataValid = "tunnel_data_valid",
+        /// The offsets of a tunnel's headers overlap, or begin too early.
+        TunnelOffsets = "tunnel_offsets",
+        /// The outer headers are not those of the tunnel that the virtio header describes.
+        TunnelOuterMismatch = "tunnel_outer_mismatch",
+        /// The inner network header lies behind the private header.
+        TunnelTooDeep = "tunnel_too_deep",
+        /// The outer UDP checksum is in use, but its segments' were not asked for.
+        TunnelCsumNotAsked = "tunnel_csum_not_asked",
+        /// An outer UDP checksum is asked for without a tunnel.
+        TunnelCsumWithoutTunnel = "tunnel_csum_without_tunnel",
         /// UDP fragmentation (UFO); it was not offered.
         GsoUfoRefused = "gso_ufo_refused",
         /// The ECN bit on a type that is not TCP.
@@ -104,6 +126,9 @@ pub enum Form {
     Modern12,
     /// 20 bytes: with the hash report (VIRTIO_NET_F_HASH_REPORT).
     Hash20,
+    /// 24 bytes: with the offsets of a tunnel's headers (VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO and
+    /// GUEST_; virtio 1.4 section 5.1.6, Linux 6.17 `struct virtio_net_hdr_v1_hash_tunnel`).
+    Tunnel24,
 }
 
 impl Form {
@@ -113,6 +138,7 @@ impl Form {
             Form::Legacy10 => 10,
             Form::Modern12 => 12,
             Form::Hash20 => 20,
+            Form::Tunnel24 => 24,
         }
     }
 }
@@ -133,6 +159,8 @@ pub struct VnetHeader {
     pub num_buffers: u16,
     pub hash_value: u32,
     pub hash_report: u16,
+    pub outer_th_offset: u16,
+    pub inner_nh_offset: u16,
 }
 
 /// Whether the sender's word that a checksum is good (DATA_VALID) is believed.
@@ -162,9 +190,13 @@ impl VnetHeader {
         if form != Form::Legacy10 {
             header.num_buffers = u16_at(10);
         }
-        if form == Form::Hash20 {
+        if matches!(form, Form::Hash20 | Form::Tunnel24) {
             header.hash_value = u32::from(u16_at(12)) | u32::from(u16_at(14)) << 16;
             header.hash_report = u16_at(16);
+        }
+        if form == Form::Tunnel24 {
+            header.outer_th_offset = u16_at(20);
+            header.inner_nh_offset = u16_at(22);
         }
         Some(header)
     }
@@ -183,10 +215,14 @@ impl VnetHeader {
         if form != Form::Legacy10 {
             out[10..12].copy_from_slice(&self.num_buffers.to_le_bytes());
         }
-        if form == Form::Hash20 {
+        if matches!(form, Form::Hash20 | Form::Tunnel24) {
             out[12..16].copy_from_slice(&self.hash_value.to_le_bytes());
             out[16..18].copy_from_slice(&self.hash_report.to_le_bytes());
             out[18..20].fill(0);
+        }
+        if form == Form::Tunnel24 {
+            out[20..22].copy_from_slice(&self.outer_th_offset.to_le_bytes());
+            out[22..24].copy_from_slice(&self.inner_nh_offset.to_le_bytes());
         }
         Some(len)
     }
@@ -205,6 +241,52 @@ impl VnetHeader {
     #[inline(always)]
     pub(crate) fn data_valid(&self) -> bool {
         self.flags & F_DATA_VALID != 0
+    }
+
+    /// Whether the header claims a super-packet in a tunnel.
+    #[inline]
+    pub(crate) fn is_tunnel(&self) -> bool {
+        self.gso_type & GSO_TUNNEL != 0
+    }
+
+    /// Where the partial checksum starts, if there is one.
+    pub(crate) fn partial_start(&self) -> Option<usize> {
+        (self.flags & F_NEEDS_CSUM != 0).then_some(usize::from(self.csum_start))
+    }
+
+    /// Whether the segments of a super-packet in a tunnel want an outer UDP checksum.
+    pub(crate) fn wants_tunnel_csum(&self) -> bool {
+        self.flags & F_UDP_TUNNEL_CSUM != 0
+    }
+
+    /// Whether the header describes a tunnel and wants its checksum, whatever its type is.
+    fn names_tunnel_csum(&self) -> bool {
+        let described = self.outer_th_offset != 0 || self.inner_nh_offset != 0;
+        described && self.wants_tunnel_csum()
+    }
+
+    /// What the header says of a tunnel, as far as it can be judged without the packet: the
+    /// outer network layer.
+    pub(crate) fn tunnel_net(&self) -> Result<Net, HeaderFault> {
+        let net = match self.gso_type & GSO_TUNNEL {
+            GSO_TUNNEL_IPV4 => Net::V4,
+            GSO_TUNNEL_IPV6 => Net::V6,
+            _ => return Err(HeaderFault::TunnelBothFamilies),
+        };
+        match self.gso_type & !(GSO_TUNNEL | GSO_ECN) {
+            GSO_NONE | GSO_UDP => Err(HeaderFault::TunnelWithoutGso),
+            _ if self.flags & F_NEEDS_CSUM == 0 => Err(HeaderFault::TunnelWithoutCsum),
+            _ if self.flags & F_DATA_VALID != 0 => Err(HeaderFault::TunnelDataValid),
+            _ => Ok(net),
+        }
+    }
+
+    /// The inner network layer, as far as the header says it.
+    pub(crate) fn inner_net(&self) -> Net {
+        match self.gso_type & !(GSO_TUNNEL | GSO_ECN) {
+            GSO_TCPV6 => Net::V6,
+            _ => Net::V4,
+        }
     }
 
     /// The header for a port of these capabilities: [`VnetHeader::of`], and for one
@@ -257,8 +339,26 @@ impl VnetHeader {
             if superpacket::has_cwr(packet) {
                 header.gso_type |= GSO_ECN;
             }
+            if packet.tunnel.is_some() {
+                header.describe_tunnel(packet);
+            }
         }
         header
+    }
+
+    /// The outer headers of a super-packet in a UDP tunnel.
+    fn describe_tunnel(&mut self, packet: &Packet) {
+        let tunnel = packet.tunnel;
+        let tags_len = packet.tags.len_bytes() as u16;
+        self.gso_type |= match tunnel.net {
+            Net::V6 => GSO_TUNNEL_IPV6,
+            _ => GSO_TUNNEL_IPV4,
+        };
+        if tunnel.csum {
+            self.flags |= F_UDP_TUNNEL_CSUM;
+        }
+        self.outer_th_offset = tunnel.l4_offset() as u16 + tags_len;
+        self.inner_nh_offset = u16::from(tunnel.len) + tags_len;
     }
 }
 
@@ -282,6 +382,8 @@ pub(crate) fn translate(
         partial_csum(packet, header, total_len)?;
     } else if header.flags & F_DATA_VALID != 0 && trust == Trust::Kernel {
         packet.pending.csum = Csum::Verified;
+        // Of a tunnel, the outermost checksum; both with this flag (virtio 1.4 section 5.1.6.4).
+        packet.tunnel.verified = packet.tunnel.is_some() && header.wants_tunnel_csum();
     }
     if header.is_gso() {
         packet.pending.gso = segmentation(packet, header)?;
@@ -305,7 +407,7 @@ fn partial_csum(
     if layers.fragment {
         return Err(HeaderFault::CsumOnFragment);
     }
-    let network_end = usize::from(layers.l2_len) + usize::from(layers.l3_len);
+    let network_end = packet.l4_offset();
     // Whatever the network layer is, it has at least the 20 bytes that Linux wants before a checksum.
     let earliest = network_end.max(usize::from(layers.l2_len) + NETWORK_MIN);
     let start = start
@@ -321,7 +423,8 @@ fn partial_csum(
     if start == network_end && field.is_some_and(|field| field != offset) {
         return Err(HeaderFault::CsumFieldWrong);
     }
-    keep_private(packet, start + offset + 2)?;
+    let header_len = network_end + usize::from(layers.l4_len);
+    keep_private(packet, header_len, start + offset + 2)?;
     packet.pending.csum = Csum::Partial {
         start: start as u16,
         offset: offset as u16,
@@ -331,12 +434,11 @@ fn partial_csum(
 
 /// Makes the private header at least `len` bytes long, counted from the packet's start.
 #[inline(always)]
-fn keep_private(packet: &mut Packet, len: usize) -> Result<(), HeaderFault> {
-    let header_len = packet.header_len();
+fn keep_private(packet: &mut Packet, header_len: usize, len: usize) -> Result<(), HeaderFault> {
     if len <= header_len {
         return Ok(());
     }
-    if packet.start() + len > HEADER_ROOM {
+    if packet.start() + len > HEADER_ROOM + usize::from(packet.tunnel.len) {
         return Err(HeaderFault::CsumFieldTooDeep);
     }
     let more = (len - header_len) as u32;
@@ -352,12 +454,16 @@ fn keep_private(packet: &mut Packet, len: usize) -> Result<(), HeaderFault> {
 /// Checks a claimed super-packet. `None`: it fits into one segment, which Linux
 /// too takes as an ordinary packet (`skb_gso_segment` is never reached).
 fn segmentation(packet: &mut Packet, header: &VnetHeader) -> Result<Option<Gso>, HeaderFault> {
-    if header.gso_type & GSO_TUNNEL != 0 {
-        return Err(HeaderFault::GsoTunnelRefused);
+    match (header.is_tunnel(), packet.tunnel.is_some()) {
+        (true, false) => return Err(HeaderFault::GsoTunnelRefused),
+        (false, _) if header.names_tunnel_csum() => {
+            return Err(HeaderFault::TunnelCsumWithoutTunnel);
+        }
+        _ => {}
     }
     let ecn = header.gso_type & GSO_ECN != 0;
     let layers = packet.layers;
-    let (kind, fits) = match header.gso_type & !GSO_ECN {
+    let (kind, fits) = match header.gso_type & !(GSO_ECN | GSO_TUNNEL) {
         GSO_TCPV4 => (GsoKind::Tcp4, layers.net == Net::V4),
         GSO_TCPV6 => (GsoKind::Tcp6, layers.net == Net::V6),
         GSO_UDP_L4 => (GsoKind::Udp, layers.net != Net::None),
@@ -382,7 +488,7 @@ fn segmentation(packet: &mut Packet, header: &VnetHeader) -> Result<Option<Gso>,
     if packet.l3_total_len() > superpacket::L3_TOTAL_MAX {
         return Err(HeaderFault::GsoTooLong);
     }
-    let l4_start = u16::from(layers.l2_len) + u16::from(layers.l3_len);
+    let l4_start = packet.l4_offset() as u16;
     match packet.pending.csum {
         Csum::Partial { start, .. } if start == l4_start => {}
         Csum::Partial { .. } => return Err(HeaderFault::CsumFieldWrong),
@@ -409,6 +515,7 @@ fn segmentation(packet: &mut Packet, header: &VnetHeader) -> Result<Option<Gso>,
         if packet.pending.csum != Csum::Unverified {
             superpacket::settle_partial_csum(packet);
         }
+        superpacket::settle_outer(packet, OuterCsum::Complete);
         return Ok(None);
     }
     superpacket::settle_header(packet);

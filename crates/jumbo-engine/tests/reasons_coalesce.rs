@@ -14,7 +14,10 @@ use support::{
 
 #[test]
 fn every_reason_has_its_test() {
-    let source = include_str!("reasons_coalesce.rs");
+    let source = concat!(
+        include_str!("reasons_coalesce.rs"),
+        include_str!("tunnels.rs")
+    );
     assert_each_has_one_canonical_test::<End>("End", source);
     assert_each_has_one_canonical_test::<Alone>("Alone", source);
 }

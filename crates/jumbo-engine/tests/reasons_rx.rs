@@ -15,7 +15,7 @@ use support::{Input, Rig, assert_each_has_one_canonical_test, needs_csum};
 
 #[test]
 fn every_reason_has_its_test() {
-    let source = include_str!("reasons_rx.rs");
+    let source = concat!(include_str!("reasons_rx.rs"), include_str!("tunnels.rs"));
     assert_each_has_one_canonical_test::<HeaderFault>("HeaderFault", source);
 }
 

@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use arrayvec::ArrayVec;
 use jumbo_engine::arena::Pieces;
-use jumbo_engine::packet::{HEADER_ROOM, Packet};
+use jumbo_engine::packet::{HEADERS_MAX, Packet};
 use jumbo_engine::vnet::{Form, VnetHeader};
 use rustix::io::Errno;
 
@@ -12,12 +12,10 @@ use crate::pool::{Piece, Pool};
 use crate::queue::{PACKET_ROOM, TxFault};
 use crate::sys::io::writev;
 
-/// The form of the virtio header: neither a TAP nor an AF_PACKET socket has a use
-/// for the buffer count of the longer ones.
-pub(crate) const FORM: Form = Form::Legacy10;
-
-/// Its length, bytes.
-pub(crate) const VNET_LEN: usize = FORM.len_bytes();
+/// The longest virtio header: one that describes tunnels. Without them it is
+/// [`Form::Legacy10`]: neither a TAP nor an AF_PACKET socket has a use for a
+/// buffer count.
+const VNET_MAX: usize = Form::Tunnel24.len_bytes();
 
 /// Most pieces of payload in one call. An aggregate of MTU-sized packets has
 /// fewer; one with more is copied together first.
@@ -26,15 +24,17 @@ const PIECES_MAX: usize = 64;
 /// Writes packets, one a call.
 #[derive(Debug)]
 pub(crate) struct Gather {
+    form: Form,
     /// Where a packet of too many pieces is copied together.
     together: Vec<u8>,
 }
 
 impl Gather {
-    /// Allocates all it will ever need.
-    pub(crate) fn new() -> Self {
+    /// With that form of the virtio header. Allocates all it will ever need.
+    pub(crate) fn new(form: Form) -> Self {
         Self {
-            together: Vec::with_capacity(PACKET_ROOM + HEADER_ROOM),
+            form,
+            together: Vec::with_capacity(PACKET_ROOM + HEADERS_MAX),
         }
     }
 
@@ -47,10 +47,11 @@ impl Gather {
         payload: Pieces<'_>,
         pool: &Pool,
     ) -> Result<Result<usize, Errno>, TxFault> {
-        let mut head = [0; VNET_LEN + HEADER_ROOM + 8];
-        VnetHeader::of(packet).encode(FORM, &mut head);
-        let header_len = packet.write_header(&mut head[VNET_LEN..]).unwrap_or(0);
-        let head = &head[..VNET_LEN + header_len];
+        let mut head = [0; VNET_MAX + HEADERS_MAX];
+        let vnet_len = self.form.len_bytes();
+        VnetHeader::of(packet).encode(self.form, &mut head);
+        let header_len = packet.write_header(&mut head[vnet_len..]).unwrap_or(0);
+        let head = &head[..vnet_len + header_len];
         let mut pieces: ArrayVec<Piece<'_>, { PIECES_MAX + 1 }> = ArrayVec::new();
         pieces.push(Piece::of(head));
         for frag in payload {

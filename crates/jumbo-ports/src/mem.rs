@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jumbo_engine::arena::Pieces;
-use jumbo_engine::packet::{HEADER_ROOM, Link, Packet};
+use jumbo_engine::packet::{HEADERS_MAX, Link, Packet};
 use jumbo_engine::pending::Caps;
 use jumbo_engine::vnet::{Form, HeaderFault, Trust, VnetHeader};
 use rustix::event::{EventfdFlags, eventfd};
@@ -177,7 +177,7 @@ impl Queue for MemQueue {
         if packet.pending().gso.is_some() && *locked(&self.shared.refuse_gso) {
             return Err(TxFault::GsoRefused);
         }
-        let mut head = [0; HEADER_ROOM + 8];
+        let mut head = [0; HEADERS_MAX];
         let len = packet.write_header(&mut head).unwrap_or(0);
         let mut bytes = head[..len].to_vec();
         pool.append_to(payload, &mut bytes)

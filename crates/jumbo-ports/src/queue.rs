@@ -283,7 +283,7 @@ impl Burst {
         let body = [Frag::new(at, len as u32)];
         let head = self
             .pool
-            .peek(at, len.min(jumbo_engine::arena::HEAD_WANTED));
+            .peek(at, len.min(jumbo_engine::arena::HEAD_WANTED_TUNNELS));
         self.arena.admit(link, head, &body, vnet)
     }
 

@@ -167,6 +167,7 @@ impl Slot {
         let personality = self.policy.coalesces(packet)?;
         Some(Towards {
             personality,
+            tunnels: self.policy.takes.tunnels(),
             ..Towards::from(u32::from(self.id.0))
         })
     }

@@ -42,6 +42,8 @@ const PLAIN: VnetHeader = VnetHeader {
     num_buffers: 0,
     hash_value: 0,
     hash_report: 0,
+    outer_th_offset: 0,
+    inner_nh_offset: 0,
 };
 
 /// Marks the one test that shows a reason; `every_reason_has_one_canonical_test` counts them.

@@ -11,6 +11,7 @@ use crate::packet::{HEADER_ROOM, L3_AT, Net, Packet, Transport, array};
 use crate::parse::{PROTOCOL_TCP, PROTOCOL_UDP, is_extension};
 use crate::pending::{Csum, Gso};
 use crate::superpacket::{self, FIN, PSH, RST, SYN, URG, tcp_flags};
+use crate::tunnel::{self, Difference, TunnelKind};
 use crate::vnet::{TCP_CSUM, TCP_SEGMENT_MIN, UDP_CSUM, pseudo_header};
 
 /// What a packet that cannot be merged does to what is held. It never overtakes its own flow.
@@ -28,6 +29,9 @@ pub(crate) enum Ends {
 /// why, and what it ends.
 #[inline(always)]
 pub(crate) fn candidate(packet: &Packet) -> Result<(), (Alone, Ends)> {
+    if packet.tunnel.kind != TunnelKind::None {
+        tunnelled(packet)?;
+    }
     network(packet)?;
     if packet.pending.gso.is_some() {
         return Err((Alone::AlreadyMerged, Ends::Flow(End::SuperPacket)));
@@ -47,10 +51,28 @@ pub(crate) fn candidate(packet: &Packet) -> Result<(), (Alone, Ends)> {
     Ok(())
 }
 
+/// What the headers of a tunnel must be.
+#[cold]
+#[inline(never)]
+fn tunnelled(packet: &Packet) -> Result<(), (Alone, Ends)> {
+    if packet.tunnel.kind == TunnelKind::Unfollowed {
+        return Err((Alone::TunnelUnreadable, Ends::Pair));
+    }
+    match tunnel::outer_is_plain(packet) {
+        true => Ok(()),
+        false => Err((Alone::TunnelHeader, Ends::Pair)),
+    }
+}
+
 /// Whether a super-packet may be merged further: a trusted sender's TCP.
 pub(crate) fn is_train(packet: &Packet) -> bool {
     let tcp = packet.layers.transport == Transport::Tcp;
-    packet.trusted && tcp && tcp_flags(packet) & (SYN | RST | URG) == 0 && is_vouched(packet)
+    let plain = packet.tunnel.kind == TunnelKind::None;
+    packet.trusted
+        && plain
+        && tcp
+        && tcp_flags(packet) & (SYN | RST | URG) == 0
+        && is_vouched(packet)
 }
 
 /// The network layer's part: Linux refuses these before TCP is reached
@@ -107,7 +129,7 @@ pub(crate) fn ipv4_header_is_good(bytes: &[u8; HEADER_ROOM]) -> bool {
 }
 
 /// Whether the transport checksum needs no look at the payload: it is still to be
-/// made, or somebody trusted checked it.
+/// made, or somebody trusted checked it. Not for packets in tunnels.
 #[inline(always)]
 pub(crate) fn is_vouched(packet: &Packet) -> bool {
     let layers = &packet.layers;
@@ -121,6 +143,19 @@ pub(crate) fn is_vouched(packet: &Packet) -> bool {
         Csum::Verified => checksum_field(packet) != if udp { 0 } else { 0xffff },
         Csum::Unverified => false,
     }
+}
+
+/// Whether the inner transport checksum of a packet in a tunnel is still to be made.
+pub(crate) fn is_inner_partial(packet: &Packet) -> bool {
+    let field = match packet.layers.transport {
+        Transport::Udp => UDP_CSUM,
+        _ => TCP_CSUM,
+    };
+    packet.pending.csum
+        == Csum::Partial {
+            start: packet.l4_offset() as u16,
+            offset: field,
+        }
 }
 
 /// The transport checksum as it stands in the header.
@@ -239,12 +274,26 @@ pub(crate) fn verdict(
     if let Some((alone, end)) = refusal(rules, packet) {
         return Verdict::Refuse(alone, end);
     }
+    match outer_difference(head, packet) {
+        Difference::None => {}
+        Difference::Flow => return Verdict::OtherFlow,
+        Difference::Header => return Verdict::End(End::TunnelHeaderChanged),
+    }
     if differ(&head.bytes, &packet.bytes, &masks.all) {
         return explain(rules, flow.shape, head, packet);
     }
     match goes_on(rules, flow, head, packet) {
         Ok(id_rule) => Verdict::Merge(id_rule),
         Err(end) => Verdict::End(end),
+    }
+}
+
+/// How the tunnels' headers differ, if both are in one.
+#[inline(always)]
+pub(crate) fn outer_difference(head: &Packet, packet: &Packet) -> Difference {
+    match head.tunnel.is_some() {
+        true => tunnel::compare(head, packet),
+        false => Difference::None,
     }
 }
 
@@ -262,6 +311,9 @@ fn explain(rules: &Rules, shape: Shape, head: &Packet, packet: &Packet) -> Verdi
 
 /// What a personality keeps alone, and what that ends its flow for.
 pub(crate) fn refusal(rules: &Rules, packet: &Packet) -> Option<(Alone, End)> {
+    if packet.tunnel.is_some() && !rules.lossless {
+        return Some((Alone::Tunnel, End::Exception));
+    }
     if packet.layers.net == Net::V6 && packet.layers.extended && !rules.ipv6_extensions {
         return Some((Alone::Ipv6Extensions, End::Exception));
     }
@@ -356,6 +408,9 @@ fn in_sequence(flow: &Flow, packet: &Packet) -> Result<(), End> {
 
 /// What no mask can compare, for any transport and personality.
 fn goes_on(rules: &Rules, flow: &Flow, head: &Packet, packet: &Packet) -> Result<IdRule, End> {
+    if packet.tunnel.is_some() && outer_id(flow, packet).is_none() {
+        return Err(End::TunnelIdIrregular);
+    }
     if let (true, Some(udp)) = (flow.shape.is_udp(), &rules.udp) {
         let id_rule = ip_id(udp.ip_id, flow, packet).ok_or(End::IpIdIrregular)?;
         if packet.payload_len > u32::from(flow.size) {
@@ -418,6 +473,15 @@ fn ip_id(rule: IpIdRule, flow: &Flow, packet: &Packet) -> Option<IdRule> {
     }
     let delta = packet.be16(L3_AT + 4).wrapping_sub(flow.id_first);
     next_id(flow.id_rule, delta, flow.segments)
+}
+
+/// How the outer IPv4 ID goes on, or `None` if it does not.
+pub(crate) fn outer_id(flow: &Flow, packet: &Packet) -> Option<IdRule> {
+    if packet.tunnel.net != Net::V4 {
+        return Some(IdRule::Undecided);
+    }
+    let delta = tunnel::outer_id(packet).wrapping_sub(flow.outer_id_first);
+    next_id(flow.outer_id_rule, delta, flow.segments)
 }
 
 #[inline(always)]

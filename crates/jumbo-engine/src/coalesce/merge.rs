@@ -101,6 +101,7 @@ pub(crate) fn complete_aggregate(rules: &Rules, head: &mut Packet, flow: &Flow) 
             acks: flow.acks,
         });
     }
+    head.tunnel.fixed_id = flow.outer_id_rule == IdRule::Fixed;
     superpacket::settle_header(head);
 }
 

@@ -42,6 +42,7 @@ use crate::packet::{Net, Packet, Transport};
 use crate::pending::Csum;
 use crate::reason::Counts;
 use crate::superpacket;
+use crate::tunnel::{self, Difference, Tunnels};
 use judge::{Ends, Verdict};
 use merge::{Moved, complete_aggregate};
 use rules::{Masks, Shape};
@@ -70,6 +71,10 @@ pub struct Towards {
     /// Longest network packet that may leave there, header included, in bytes;
     /// the table has a limit of its own.
     pub l3_total_max: u32,
+    /// Tunnels in which packets may be merged. What the port does not take whole
+    /// would be segmented again on its way out: work for nothing, so it is not
+    /// merged in the first place.
+    pub tunnels: Tunnels,
 }
 
 impl From<u32> for Towards {
@@ -78,6 +83,7 @@ impl From<u32> for Towards {
             out,
             personality: 0,
             l3_total_max: u32::MAX,
+            tunnels: Tunnels::All,
         }
     }
 }
@@ -340,10 +346,15 @@ impl Coalescer {
         let index = usize::from(towards.personality).min(self.personalities.len() - 1);
         let rules = &self.personalities[index];
         let l3_total_max = towards.l3_total_max.min(rules.l3_total_max as u32);
-        // A wrong checksum says more than any rule that the packet meets besides.
-        let may = match judge::may_begin(rules, arena.packet(id), l3_total_max) {
-            Ok(()) => verify_and_place(arena, id, None, memory),
-            Err(alone) => verify(arena, id, memory).and(Err(alone)),
+        // What the port does not take needs no look at its payload. Else a wrong checksum
+        // says more than any rule that the packet meets besides.
+        let may = if towards.tunnels.take(&arena.packet(id).tunnel) {
+            match judge::may_begin(rules, arena.packet(id), l3_total_max) {
+                Ok(()) => verify_and_place(arena, id, None, memory),
+                Err(alone) => verify(arena, id, memory).and(Err(alone)),
+            }
+        } else {
+            Err(Alone::Tunnel)
         };
         let (lossless, plain, udp) = (rules.lossless, rules.is_plain(), rules.udp);
         if let Err(alone) = may {
@@ -355,11 +366,11 @@ impl Coalescer {
             self.end(arena, flow, End::TableFull);
         }
         let packet = arena.packet(id);
-        let pair = self.table.pair_hash(packet) as u32;
+        let pair = self.table.outer_pair_hash(packet) as u32;
         let mut flow = Flow::new(id, packet, towards.out, pair);
         flow.personality = index as u8;
         flow.masks = MaskCache::index(index, flow.shape);
-        flow.plain = plain && self.masks.common(flow.masks).is_some();
+        flow.plain = plain && !packet.tunnel.is_some() && self.masks.common(flow.masks).is_some();
         if let (Transport::Udp, Some(udp)) = (packet.layers.transport, udp) {
             flow.segments_max = udp.datagrams_max;
         }
@@ -458,6 +469,11 @@ impl Coalescer {
             .pending
             .gso
             .map_or(packet.payload_len as u16, |gso| gso.size);
+        if packet.tunnel.is_some()
+            && let Some(outer) = judge::outer_id(flow, packet)
+        {
+            flow.outer_id_rule = outer;
+        }
         flow.seq_next = flow.seq_next.wrapping_add(packet.payload_len);
         flow.l3_total += packet.payload_len;
         flow.segments += packet.segments();
@@ -503,7 +519,10 @@ impl Coalescer {
             let head = arena.packet(flow.head);
             let rules = &self.personalities[usize::from(flow.personality)];
             let key = &self.masks.get(rules, flow).key;
-            if judge::same_lane(head, packet) && !rules::differ(&head.bytes, &packet.bytes, key) {
+            if judge::same_lane(head, packet)
+                && !rules::differ(&head.bytes, &packet.bytes, key)
+                && judge::outer_difference(head, packet) != Difference::Flow
+            {
                 return Some(flow_id);
             }
         }
@@ -512,7 +531,7 @@ impl Coalescer {
 
     /// Rare, and linear in the flows held, which the table bounds.
     fn end_pair_of(&mut self, arena: &mut Arena, id: PacketId) {
-        let pair = self.table.pair_hash(arena.packet(id)) as u32;
+        let pair = self.table.outer_pair_hash(arena.packet(id)) as u32;
         let mut next = self.table.oldest();
         while let Some(flow_id) = next {
             next = self.table.newer(flow_id);
@@ -547,6 +566,9 @@ impl Coalescer {
 /// Verifies the transport checksum, once: it is known to be good from then on.
 #[inline]
 fn verify(arena: &mut Arena, id: PacketId, memory: &impl Memory) -> Result<(), Alone> {
+    if arena.packet(id).tunnel.is_some() {
+        return verify_both(arena, id, memory);
+    }
     if judge::is_vouched(arena.packet(id)) {
         return Ok(());
     }
@@ -556,7 +578,8 @@ fn verify(arena: &mut Arena, id: PacketId, memory: &impl Memory) -> Result<(), A
 }
 
 /// The same for a packet that is about to join an aggregate, whose payload ends at
-/// `behind`, or to begin one: the memory may put its payload elsewhere.
+/// `behind`, or to begin one: the memory may put its payload elsewhere. In a tunnel it
+/// stays where it is.
 #[inline]
 fn verify_and_place(
     arena: &mut Arena,
@@ -565,7 +588,8 @@ fn verify_and_place(
     memory: &impl Memory,
 ) -> Result<(), Alone> {
     let packet = arena.packet(id);
-    let piece = arena.only_piece(id).filter(|_| !judge::is_vouched(packet));
+    let usual = !packet.tunnel.is_some() && !judge::is_vouched(packet);
+    let piece = arena.only_piece(id).filter(|_| usual);
     let Some(frag) = piece else {
         return verify(arena, id, memory);
     };
@@ -583,6 +607,29 @@ fn verify_and_place(
     }
     arena.move_payload(id, place);
     arena.packet_mut(id).pending.csum = Csum::Verified;
+    Ok(())
+}
+
+/// Verifies the checksums of both levels of a tunnel: the inner one by the
+/// payload, the outer one by what is before it.
+#[inline(never)]
+fn verify_both(arena: &mut Arena, id: PacketId, memory: &impl Memory) -> Result<(), Alone> {
+    let packet = arena.packet(id);
+    if packet.tunnel.verified {
+        return Ok(());
+    }
+    let partial = judge::is_inner_partial(packet);
+    if !partial {
+        judge::verify(packet, arena.payload(id), memory)?;
+    }
+    if !tunnel::outer_csum_is_good(packet) {
+        return Err(Alone::TunnelChecksum);
+    }
+    let packet = arena.packet_mut(id);
+    packet.tunnel.verified = true;
+    if !partial {
+        packet.pending.csum = Csum::Verified;
+    }
     Ok(())
 }
 

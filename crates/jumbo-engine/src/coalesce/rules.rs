@@ -71,6 +71,11 @@ reasons! {
         BadChecksum = "bad_checksum",
         /// A packet of the same addresses that was refused before its ports were looked at.
         RefusedBelowTcp = "refused_below_tcp",
+        /// A field of the tunnel's headers changed: outer time to live, DSCP, ECN or IPv4 flags,
+        /// or whether the outer checksum is in use.
+        TunnelHeaderChanged = "tunnel_header_changed",
+        /// The outer IPv4 ID neither counts up by one nor stays.
+        TunnelIdIrregular = "tunnel_id_irregular",
         /// Another flow needed the place: the oldest left.
         TableFull = "table_full",
         /// The forwarding table changed.
@@ -120,6 +125,16 @@ reasons! {
         CongestionMark = "congestion_mark",
         /// CWR under a policy that never merges it.
         Cwr = "cwr",
+        /// In a tunnel whose super-packets the out port, or its personality, does not take.
+        Tunnel = "tunnel",
+        /// In a tunnel that could not be followed to TCP or UDP: another version or protocol, a
+        /// fragment, lengths that do not agree.
+        TunnelUnreadable = "tunnel_unreadable",
+        /// The tunnel's own IPv4 header could not be recreated: a wrong checksum, the negative
+        /// zero, or a reserved flag.
+        TunnelHeader = "tunnel_header",
+        /// The outer UDP checksum is wrong.
+        TunnelChecksum = "tunnel_checksum",
         /// DF clear, for QEMU's rules.
         MayFragment = "may_fragment",
         /// It did not fit what was held, and by QEMU's rules begins nothing.

@@ -11,6 +11,7 @@ use super::rules::Shape;
 use crate::arena::PacketId;
 use crate::packet::{HEADER_ROOM, L3_AT, Net, Packet, array};
 use crate::superpacket::{FIN, PSH};
+use crate::tunnel;
 
 const WAYS: usize = 8;
 const NONE: u16 = u16::MAX;
@@ -39,6 +40,9 @@ pub(crate) struct Flow {
     pub(crate) segments_first: u16,
     pub(crate) id_first: u16,
     pub(crate) id_rule: IdRule,
+    /// The same of a tunnel's header.
+    pub(crate) outer_id_rule: IdRule,
+    pub(crate) outer_id_first: u16,
     /// PSH and FIN of the packets merged so far.
     pub(crate) last_flags: u8,
     pub(crate) shape: Shape,
@@ -135,6 +139,7 @@ impl Flow {
             segments: packet.segments(),
             segments_first: packet.segments(),
             id_first: packet.be16(L3_AT + 4),
+            outer_id_first: tunnel::outer_id(packet),
             id_rule,
             shape: Shape::of(packet),
             pair,
@@ -154,6 +159,8 @@ impl Flow {
         segments_max: u16::MAX,
         id_first: 0,
         id_rule: IdRule::Undecided,
+        outer_id_rule: IdRule::Undecided,
+        outer_id_first: 0,
         last_flags: 0,
         shape: Shape {
             net: Net::None,
@@ -257,6 +264,23 @@ impl Table {
             }
             _ => self.mix(word(L3_AT + 12), 0),
         }
+    }
+
+    /// Hash of the outermost address pair.
+    #[inline(always)]
+    pub(crate) fn outer_pair_hash(&self, packet: &Packet) -> u64 {
+        match packet.tunnel.is_some() {
+            true => self.tunnel_pair_hash(packet),
+            false => self.pair_hash(packet),
+        }
+    }
+
+    #[inline(never)]
+    fn tunnel_pair_hash(&self, packet: &Packet) -> u64 {
+        let mut outer = Packet::BLANK;
+        outer.layers.net = packet.tunnel.net;
+        outer.bytes = packet.outer;
+        self.pair_hash(&outer)
     }
 
     /// Folded multiply: every input bit reaches every output bit.

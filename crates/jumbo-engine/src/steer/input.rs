@@ -14,6 +14,7 @@ use super::toeplitz::INPUT_MAX;
 use super::types::{HashReport, HashTypes};
 use crate::packet::{HEADER_ROOM, L3_AT, Net, Packet, Transport};
 use crate::parse::{PROTOCOL_TCP, PROTOCOL_UDP, is_extension};
+use crate::tunnel::TunnelKind;
 
 /// What is done to the input before it is hashed.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
@@ -42,10 +43,22 @@ pub struct HashInput {
 impl HashInput {
     /// Chooses from a parsed packet; `None` if no enabled type fits.
     ///
-    /// A super-packet is chosen for as the packets it was made of would be.
+    /// A super-packet is chosen for as the packets it was made of would be; one in a tunnel by
+    /// its outer headers, as ever without VIRTIO_NET_F_HASH_TUNNEL.
     #[inline]
     #[must_use]
     pub fn of(packet: &Packet, types: HashTypes, transform: Transform) -> Option<Self> {
+        if packet.tunnel.is_some() {
+            return tunnelled(packet, types, transform);
+        }
+        Self::of_inner(packet, types, transform)
+    }
+
+    /// The same by the inner headers of a packet in a tunnel that was followed
+    /// (VIRTIO_NET_F_HASH_TUNNEL, virtio 1.4 section 5.1.6.4.3).
+    #[inline]
+    #[must_use]
+    pub fn of_inner(packet: &Packet, types: HashTypes, transform: Transform) -> Option<Self> {
         let layers = packet.layers();
         let mut input = match layers.net {
             Net::None => return None,
@@ -122,6 +135,19 @@ impl HashInput {
             }
         }
     }
+}
+
+/// Chooses by the outer headers, which have no extension headers if the tunnel was followed.
+#[inline(never)]
+fn tunnelled(packet: &Packet, types: HashTypes, transform: Transform) -> Option<HashInput> {
+    let mut outer = Packet::BLANK;
+    outer.bytes = packet.outer;
+    outer.layers.net = packet.tunnel.net;
+    outer.layers.l3_len = packet.tunnel.l3_len;
+    if packet.tunnel.kind == TunnelKind::Udp {
+        outer.layers.transport = Transport::Udp;
+    }
+    HashInput::of_inner(&outer, types, transform)
 }
 
 /// The types of a family, best first: with TCP ports, with UDP ports, addresses alone.

@@ -3,6 +3,7 @@
 
 pub(crate) mod lossy;
 pub(crate) mod reference;
+pub(crate) mod tunnel;
 
 use jumbo_engine::arena::{Admitted, Arena, HEAD_WANTED, SliceMemory};
 use jumbo_engine::checksum::Kernels;
@@ -297,7 +298,7 @@ pub(crate) fn bytes_of(
     packet: &Packet,
     payload: jumbo_engine::arena::Pieces<'_>,
 ) -> Vec<u8> {
-    let mut header = [0; 200];
+    let mut header = [0; jumbo_engine::packet::HEADERS_MAX];
     let len = packet.write_header(&mut header).expect("room enough");
     let mut bytes = header[..len].to_vec();
     for frag in payload {

@@ -4,15 +4,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use jumbo_engine::arena::{HEAD_WANTED, Pieces};
 use jumbo_engine::packet::{Frag, Link, Packet, Tag};
-use jumbo_engine::vnet::{HeaderFault, Trust, VnetHeader};
+use jumbo_engine::vnet::{Form, HeaderFault, Trust, VnetHeader};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, sockopt};
 
 use super::ring::{Ring, Slot};
 use super::sys;
-use crate::gather::{FORM, Gather, VNET_LEN};
+use crate::gather::Gather;
 use crate::pool::{Lender, Pool};
 use crate::queue::{Burst, PACKET_ROOM, Queue, RxEnd, RxLoss, RxStats, TxFault};
+
+/// The form of the virtio header.
+const FORM: Form = Form::Legacy10;
+const VNET_LEN: usize = FORM.len_bytes();
 
 #[derive(Debug)]
 pub(super) struct PacketQueue {
@@ -28,7 +32,7 @@ impl PacketQueue {
             socket,
             ring,
             gone: false,
-            gather: Gather::new(),
+            gather: Gather::new(FORM),
         };
         queue.start_afresh();
         queue

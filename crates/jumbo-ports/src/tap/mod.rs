@@ -2,7 +2,8 @@
 //!
 //! Every packet travels with a 10-byte virtio header (a TAP has no use for the
 //! buffer count of the longer ones, and pads it), so that super-packets and
-//! partial checksums pass whole. TUNSETOFFLOAD limits only what the kernel hands
+//! partial checksums pass whole; with one of 24 bytes where super-packets in
+//! tunnels are wanted and the kernel knows them. TUNSETOFFLOAD limits only what the kernel hands
 //! us; what we write may always be a super-packet, unless a kernel refuses it,
 //! which [`TxFault::GsoRefused`] reports packet by packet.
 //!
@@ -18,11 +19,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use jumbo_engine::arena::Pieces;
 use jumbo_engine::packet::{Link, Packet};
 use jumbo_engine::pending::Caps;
-use jumbo_engine::vnet::{HeaderFault, Trust, VnetHeader};
+use jumbo_engine::vnet::{Form, HeaderFault, Trust, VnetHeader};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::gather::{FORM, Gather, VNET_LEN};
+use crate::gather::Gather;
 use crate::pool::Pool;
 use crate::queue::{Burst, Capability, Port, PortInfo, Presence, Queue, RxEnd, RxStats, TxFault};
 use crate::sys::netdev::{self, control_socket};
@@ -34,6 +35,9 @@ const TUN_F_TSO6: u32 = 0x04;
 const TUN_F_TSO_ECN: u32 = 0x08;
 /// Accepted only both together (drivers/net/tun.c set_offload), since Linux 6.2.
 const TUN_F_USO4_USO6: u32 = 0x20 | 0x40;
+/// Super-packets in UDP tunnels, and those whose outer checksum is in use, since Linux 6.17.
+const TUN_F_UDP_TUNNEL_GSO: u32 = 0x80;
+const TUN_F_UDP_TUNNEL_GSO_CSUM: u32 = 0x100;
 
 /// Packets that wait in the device for us: Ethernet's usual 1000 instead of
 /// TUN's 500. The kernel drops what does not fit, without telling the sender's
@@ -171,8 +175,9 @@ fn open_as(config: &TapConfig, link: Link) -> Result<Port, TapError> {
     let Some(first) = first else {
         return Err(kernel("attaching")(Errno::INVAL));
     };
+    let form = header_form(first, config);
     for file in &files {
-        sys::set_vnet_header_len(file.as_fd(), VNET_LEN)
+        sys::set_vnet_header_len(file.as_fd(), form.len_bytes())
             .map_err(kernel("setting the virtio header length"))?;
         sys::set_vnet_little_endian(file.as_fd())
             .map_err(kernel("setting the virtio header byte order"))?;
@@ -183,7 +188,10 @@ fn open_as(config: &TapConfig, link: Link) -> Result<Port, TapError> {
         netdev::set_up(socket.as_fd(), &device).map_err(kernel("bringing it up"))?;
     }
     let mtu = netdev::mtu(socket.as_fd(), &device).map_err(kernel("reading the MTU"))?;
-    let queues = queues(files, config, link, kernel("duplicating a queue"))?;
+    let queues = queues(files, config, link, form, kernel("duplicating a queue"))?;
+    let tunnels = form == Form::Tunnel24;
+    let takes = config.takes;
+    let takes = takes.with_udp_tunnels(tunnels && takes.udp_tunnel(), takes.udp_tunnel_csum());
     let mut info = PortInfo {
         kind: match link {
             Link::Ethernet => "tap",
@@ -191,9 +199,9 @@ fn open_as(config: &TapConfig, link: Link) -> Result<Port, TapError> {
         },
         device: device.clone(),
         hands,
-        takes: config.takes,
+        takes,
         mtu,
-        capabilities: capabilities(config, hands),
+        capabilities: capabilities(config, hands, takes),
         presence: Presence::Up,
     };
     if let Some(mtu) = config.mtu {
@@ -302,9 +310,31 @@ fn plausible_name(name: &str) -> bool {
     !name.is_empty() && name != "." && name != ".." && !name.contains(bad)
 }
 
-/// Asks for as much of `wanted` as the kernel accepts; bits it does not know
-/// make it refuse the whole set.
+/// The longer header where tunnels are wanted and the kernel knows them. (Every
+/// kernel takes any length; what it does not know it would not read.)
+fn header_form(file: BorrowedFd<'_>, config: &TapConfig) -> Form {
+    let wanted = config.hands.udp_tunnel() || config.takes.udp_tunnel();
+    let probe = offload_bits(Caps::ALL.with_udp_tunnels(true, true)) & !TUN_F_USO4_USO6;
+    match wanted && sys::set_offload(file, probe).is_ok() {
+        true => Form::Tunnel24,
+        false => Form::Legacy10,
+    }
+}
+
+/// Asks for as much of `wanted` as the kernel accepts, tunnels last.
 fn negotiate(file: BorrowedFd<'_>, wanted: Caps) -> Result<Caps, Errno> {
+    let plain = negotiate_plain(file, wanted)?;
+    for csum in [wanted.udp_tunnel_csum(), false] {
+        let caps = plain.with_udp_tunnels(wanted.udp_tunnel(), csum);
+        if caps.udp_tunnel() && sys::set_offload(file, offload_bits(caps)).is_ok() {
+            return Ok(caps);
+        }
+    }
+    Ok(plain)
+}
+
+/// The same but for tunnels; bits the kernel does not know make it refuse the whole set.
+fn negotiate_plain(file: BorrowedFd<'_>, wanted: Caps) -> Result<Caps, Errno> {
     let none = (false, false);
     let (uso, ecn) = (wanted.uso(), wanted.tso_ecn());
     let mut refused = Errno::INVAL;
@@ -329,17 +359,25 @@ fn offload_bits(caps: Caps) -> u32 {
         | bit(caps.tso6(), TUN_F_TSO6)
         | bit(caps.tso_ecn(), TUN_F_TSO_ECN)
         | bit(caps.uso(), TUN_F_USO4_USO6)
+        | bit(caps.udp_tunnel(), TUN_F_UDP_TUNNEL_GSO)
+        | bit(caps.udp_tunnel_csum(), TUN_F_UDP_TUNNEL_GSO_CSUM)
 }
 
 /// Both directions of each capability, for `jumbo status`.
-fn capabilities(config: &TapConfig, hands: Caps) -> Vec<Capability> {
+fn capabilities(config: &TapConfig, hands: Caps, takes: Caps) -> Vec<Capability> {
     type Get = fn(Caps) -> bool;
-    let rows: [(&str, &str, Get); 5] = [
+    let rows: [(&str, &str, Get); 7] = [
         ("rx_csum", "tx_csum", Caps::csum),
         ("rx_tso4", "tx_tso4", Caps::tso4),
         ("rx_tso6", "tx_tso6", Caps::tso6),
         ("rx_tso_ecn", "tx_tso_ecn", Caps::tso_ecn),
         ("rx_uso", "tx_uso", Caps::uso),
+        ("rx_udp_tunnel", "tx_udp_tunnel", Caps::udp_tunnel),
+        (
+            "rx_udp_tunnel_csum",
+            "tx_udp_tunnel_csum",
+            Caps::udp_tunnel_csum,
+        ),
     ];
     let why = |wanted: bool, got: bool| match (wanted, got) {
         (_, true) => None,
@@ -355,12 +393,12 @@ fn capabilities(config: &TapConfig, hands: Caps) -> Vec<Capability> {
             in_use: got,
             why: why(wanted, got),
         });
-        let takes = get(config.takes);
+        let (wanted, got) = (get(config.takes), get(takes));
         list.push(Capability {
             name: tx,
-            offered: true,
-            in_use: takes,
-            why: why(takes, takes),
+            offered: got || !wanted,
+            in_use: got,
+            why: why(wanted, got),
         });
     }
     list
@@ -370,6 +408,7 @@ fn queues(
     files: Vec<OwnedFd>,
     config: &TapConfig,
     link: Link,
+    form: Form,
     failed: impl Fn(Errno) -> TapError,
 ) -> Result<Vec<Box<dyn Queue>>, TapError> {
     let mut queues: Vec<Box<dyn Queue>> = Vec::with_capacity(config.queues);
@@ -380,10 +419,10 @@ fn queues(
         writers.push(rustix::io::fcntl_dupfd_cloexec(first, 0).map_err(&failed)?);
     }
     for file in files {
-        queues.push(Box::new(TapQueue::new(file, link, true)));
+        queues.push(Box::new(TapQueue::new(file, link, form, true)));
     }
     for file in writers {
-        queues.push(Box::new(TapQueue::new(file, link, false)));
+        queues.push(Box::new(TapQueue::new(file, link, form, false)));
     }
     Ok(queues)
 }
@@ -393,17 +432,19 @@ fn queues(
 struct TapQueue {
     file: OwnedFd,
     link: Link,
+    form: Form,
     reads: bool,
     gather: Gather,
 }
 
 impl TapQueue {
-    fn new(file: OwnedFd, link: Link, reads: bool) -> Self {
+    fn new(file: OwnedFd, link: Link, form: Form, reads: bool) -> Self {
         Self {
             file,
             link,
+            form,
             reads,
-            gather: Gather::new(),
+            gather: Gather::new(form),
         }
     }
 }
@@ -425,7 +466,7 @@ impl Queue for TapQueue {
         if !self.reads {
             return RxEnd::Drained;
         }
-        let mut bytes = 0;
+        let (mut bytes, vnet_len) = (0, self.form.len_bytes());
         for _ in 0..burst.bounds.batch_packets {
             if bytes >= burst.bounds.batch_bytes || !burst.has_room() {
                 return RxEnd::More;
@@ -442,13 +483,14 @@ impl Queue for TapQueue {
                 }
                 Err(_) => return RxEnd::Gone,
             };
-            let Some(header) = VnetHeader::decode(FORM, burst.pool.peek_space(VNET_LEN.min(got)))
+            let Some(header) =
+                VnetHeader::decode(self.form, burst.pool.peek_space(vnet_len.min(got)))
             else {
                 stats.faults.count(HeaderFault::ShortVnetHeader);
                 continue;
             };
             let vnet = Some((&header, Trust::Kernel));
-            burst.admit(self.link, VNET_LEN, got - VNET_LEN, vnet, stats);
+            burst.admit(self.link, vnet_len, got - vnet_len, vnet, stats);
             bytes += got;
         }
         RxEnd::More

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jumbo_engine::arena::{HEAD_WANTED, Pieces};
-use jumbo_engine::packet::{Frag, HEADER_ROOM, Link, Packet, TAGS_MAX};
+use jumbo_engine::packet::{Frag, HEADERS_MAX, Link, Packet};
 use jumbo_engine::pending::Caps;
 use jumbo_engine::steer::{HashInput, HashTypes, Toeplitz, Transform};
 use jumbo_engine::vnet::{Form, HeaderFault, Trust, VnetHeader};
@@ -195,7 +195,7 @@ impl ToGuest {
         pool: &Pool,
         terms: &Terms,
     ) -> Result<(), TxFault> {
-        let mut header = [0; HEADER_ROOM + 4 * TAGS_MAX];
+        let mut header = [0; HEADERS_MAX];
         let len = packet.write_header(&mut header).unwrap_or(0);
         self.send_behind(&header[..len], packet, payload, pool, terms)
     }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use jumbo_engine::arena::Pieces;
-use jumbo_engine::packet::{HEADER_ROOM, Link, Packet};
+use jumbo_engine::packet::{HEADERS_MAX, Link, Packet};
 use jumbo_engine::pending::{Csum, GsoKind};
 
 use crate::pool::Pool;
@@ -120,7 +120,7 @@ pub fn capture(name: &str, link: Link) -> (Probe, Recorder) {
     tape.state().probes = 1;
     let probe = Probe {
         tape: tape.clone(),
-        header: vec![0; HEADER_ROOM + 8],
+        header: vec![0; HEADERS_MAX],
         comment: String::new(),
     };
     let recorder = Recorder {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use jumbo_engine::arena::Pieces;
 use jumbo_engine::checksum::Kernels;
-use jumbo_engine::packet::{HEADER_ROOM, Link, Packet};
+use jumbo_engine::packet::{HEADERS_MAX, Link, Packet};
 use jumbo_engine::pending::Caps;
 use jumbo_engine::vnet::{Trust, VnetHeader};
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -289,7 +289,7 @@ impl Faulty {
 
     /// Keeps a copy of a packet, perhaps with a wrong bit.
     fn hold(&mut self, packet: &Packet, payload: Pieces<'_>, pool: &Pool) -> Result<Held, TxFault> {
-        let mut bytes = vec![0; HEADER_ROOM + 8];
+        let mut bytes = vec![0; HEADERS_MAX];
         let header_len = packet.write_header(&mut bytes).unwrap_or(0);
         bytes.truncate(header_len);
         pool.append_to(payload, &mut bytes)

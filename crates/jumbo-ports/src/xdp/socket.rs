@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use jumbo_engine::arena::{HEAD_WANTED, Pieces};
-use jumbo_engine::packet::{Frag, HEADER_ROOM, Link, Packet};
+use jumbo_engine::packet::{Frag, HEADERS_MAX, Link, Packet};
 use jumbo_engine::vnet::{HeaderFault, Trust};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::Errno;
@@ -225,7 +225,7 @@ impl XdpSocket {
             return Err(TxFault::LinkDown);
         }
         self.scratch.clear();
-        self.scratch.resize(HEADER_ROOM + 8, 0);
+        self.scratch.resize(HEADERS_MAX, 0);
         let header_len = packet.write_header(&mut self.scratch).unwrap_or(0);
         self.scratch.truncate(header_len);
         pool.append_to(payload, &mut self.scratch)

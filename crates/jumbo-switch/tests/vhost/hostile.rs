@@ -854,6 +854,16 @@ fn lie(fault: HeaderFault) -> Option<Vec<u8>> {
         }
         // A field behind the private header of a super-packet; no slot. Not a header's doing alone.
         HeaderFault::CsumFieldTooDeep | HeaderFault::HeadMissing | HeaderFault::NoRoom => None,
+        // A header of 12 bytes cannot describe a tunnel, and the type alone is refused.
+        HeaderFault::TunnelBothFamilies
+        | HeaderFault::TunnelWithoutGso
+        | HeaderFault::TunnelWithoutCsum
+        | HeaderFault::TunnelDataValid
+        | HeaderFault::TunnelOffsets
+        | HeaderFault::TunnelOuterMismatch
+        | HeaderFault::TunnelTooDeep
+        | HeaderFault::TunnelCsumNotAsked
+        | HeaderFault::TunnelCsumWithoutTunnel => None,
     };
     lie.map(|(header, bytes)| [header.encode(VnetForm::Merged), bytes].concat())
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use jumbo_engine::arena::{Pieces, SliceMemory};
 use jumbo_engine::complete::{Plan, complete};
-use jumbo_engine::packet::{HEADER_ROOM, Packet};
+use jumbo_engine::packet::{HEADERS_MAX, Packet};
 use jumbo_engine::pending::Csum;
 use jumbo_ports::capture::{CaptureError, CaptureWriter, LinkType, OutPacket, Record};
 
@@ -77,7 +77,7 @@ impl Output {
         memory: &SliceMemory<'_>,
         comment: Option<&str>,
     ) -> Result<(), CaptureError> {
-        let mut header = [0; HEADER_ROOM + 8];
+        let mut header = [0; HEADERS_MAX];
         let header_len = packet.write_header(&mut header).unwrap_or(0);
         self.data.clear();
         self.data.extend_from_slice(envelope.cooked);
