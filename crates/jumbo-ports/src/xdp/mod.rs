@@ -88,11 +88,21 @@ pub enum XdpError {
     },
     /// Another program has the hook.
     #[error(
-        "interface `{device}` has an XDP program of somebody else: find it with `bpftool net`, take it off with `ip link set {device} xdp off`, or use packet:{device}"
+        "interface `{device}` has an XDP program of somebody else: stop the program that put it there (`bpftool net` tells), or take it off with `ip link set {device} xdpdrv off` or, if it is generic, `xdpgeneric off`"
     )]
     Busy {
         /// The interface.
         device: String,
+    },
+    /// Another program has an AF_XDP socket on a receive queue.
+    #[error(
+        "receive queue {queue} of interface `{device}` has an AF_XDP socket of somebody else: stop that program, or use packet:{device}"
+    )]
+    QueueTaken {
+        /// The interface.
+        device: String,
+        /// The queue.
+        queue: u32,
     },
     /// The driver cannot with this MTU.
     #[error(
@@ -101,6 +111,18 @@ pub enum XdpError {
     MtuTooLong {
         /// The interface.
         device: String,
+    },
+    /// Longer packets than this driver's zero-copy takes.
+    #[error(
+        "the MTU {mtu} of `{device}` is too long for AF_XDP with its driver, which takes packets in one piece only: lower it to {most}, or use packet:{device}"
+    )]
+    MtuOverChunk {
+        /// The interface.
+        device: String,
+        /// Its MTU.
+        mtu: usize,
+        /// The longest that fits.
+        most: usize,
     },
     /// The driver has no XDP.
     #[error("the driver of `{device}` has no XDP: use mode=generic, or packet:{device}")]
@@ -166,11 +188,11 @@ pub fn open(config: &XdpConfig) -> Result<Port, XdpError> {
     let map = sys::socket_map(found.rx_queues).map_err(failed("making a map of sockets"))?;
     let program = program::assemble(map.as_fd(), config.pass, found.mac);
     let program = sys::load(&program, true).map_err(failed("loading the XDP program"))?;
-    let (link, native) = attach(program.as_fd(), found.index, config)?;
+    let (link, not_native) = attach(program.as_fd(), found.index, config)?;
     let mut sockets = Vec::new();
     for queue in 0..found.rx_queues {
         let socket = XdpSocket::open(found.index, queue, found.is_veth)
-            .map_err(failed("opening an AF_XDP socket"))?;
+            .map_err(|errno| socket_error(device, queue, errno))?;
         sys::enter(map.as_fd(), queue, socket.fd()).map_err(failed("entering a socket"))?;
         sockets.push(socket);
     }
@@ -179,13 +201,20 @@ pub fn open(config: &XdpConfig) -> Result<Port, XdpError> {
         _map: map,
     });
     let sharing = sockets.first().map(XdpSocket::sharing);
+    if let (Some(sharing), most) = (sharing, socket::MTU_IN_ONE_CHUNK)
+        && !sharing.pieces
+        && found.mtu > most
+    {
+        let (device, mtu) = (device.clone(), found.mtu);
+        return Err(XdpError::MtuOverChunk { device, mtu, most });
+    }
     let info = PortInfo {
         kind: "xdp",
         device: device.clone(),
         hands: Caps::NONE,
         takes: Caps::NONE,
         mtu: found.mtu,
-        capabilities: capabilities(native, config.mode, sharing),
+        capabilities: capabilities(not_native, sharing),
         presence: Presence::Up,
     };
     let queues = deal(sockets, config, &found, &attached)?;
@@ -195,6 +224,16 @@ pub fn open(config: &XdpConfig) -> Result<Port, XdpError> {
         queues,
         control: Some(Box::new(watch)),
     })
+}
+
+fn socket_error(device: &str, queue: u32, errno: Errno) -> XdpError {
+    match errno {
+        Errno::BUSY => XdpError::QueueTaken {
+            device: device.to_owned(),
+            queue,
+        },
+        errno => XdpError::of(device, "opening an AF_XDP socket", errno),
+    }
 }
 
 fn find(config: &XdpConfig) -> Result<Found, XdpError> {
@@ -223,28 +262,35 @@ fn find(config: &XdpConfig) -> Result<Found, XdpError> {
     })
 }
 
-/// Attaches the program; tells whether in the driver.
+/// Attaches the program; tells why not in the driver, if not there.
 fn attach(
     program: BorrowedFd<'_>,
     index: u32,
     config: &XdpConfig,
-) -> Result<(OwnedFd, bool), XdpError> {
+) -> Result<(OwnedFd, Option<&'static str>), XdpError> {
     let device = &config.device;
-    let attach = |flags| sys::attach(program, index, flags);
     let failed = |source| XdpError::of(device, "attaching the XDP program", source);
+    let mut why = "mode=generic was asked for";
     if config.mode != Mode::Generic {
-        match attach(NATIVE) {
-            Ok(link) => return Ok((link, true)),
-            // The driver cannot at all, or not as it is set up.
-            Err(Errno::OPNOTSUPP | Errno::INVAL) if config.mode == Mode::Native => {
-                let device = device.clone();
-                return Err(XdpError::NoNative { device });
-            }
-            Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::RANGE) if config.mode == Mode::Auto => {}
-            Err(errno) => return Err(failed(errno)),
+        match sys::attach(program, index, NATIVE) {
+            Ok(link) => return Ok((link, None)),
+            Err(errno) => why = not_native(config, errno)?,
         }
     }
-    Ok((attach(GENERIC).map_err(failed)?, false))
+    let link = sys::attach(program, index, GENERIC).map_err(failed)?;
+    Ok((link, Some(why)))
+}
+
+/// Why the driver does not run the program, where the stack may do it instead.
+fn not_native(config: &XdpConfig, errno: Errno) -> Result<&'static str, XdpError> {
+    let device = config.device.clone();
+    match (errno, config.mode) {
+        // The driver cannot at all, or not as it is set up.
+        (Errno::OPNOTSUPP | Errno::INVAL, Mode::Native) => Err(XdpError::NoNative { device }),
+        (Errno::OPNOTSUPP | Errno::INVAL, _) => Ok("the driver has no XDP, or not as it is set up"),
+        (Errno::RANGE, Mode::Auto) => Ok("the MTU is too long for XDP in the driver"),
+        (errno, _) => Err(XdpError::of(&device, "attaching the XDP program", errno)),
+    }
 }
 
 /// Deals the sockets out to the workers. One without a socket sends by AF_PACKET.
@@ -273,7 +319,7 @@ fn deal(
 }
 
 /// What was got, for `jumbo status`.
-fn capabilities(native: bool, mode: Mode, sharing: Option<Sharing>) -> Vec<Capability> {
+fn capabilities(not_native: Option<&str>, sharing: Option<Sharing>) -> Vec<Capability> {
     let sharing = sharing.unwrap_or(Sharing {
         zero_copy: false,
         pieces: false,
@@ -284,12 +330,8 @@ fn capabilities(native: bool, mode: Mode, sharing: Option<Sharing>) -> Vec<Capab
         in_use,
         why: (!in_use).then(|| why.to_owned()),
     };
-    let no_native = match mode {
-        Mode::Generic => "mode=generic was asked for",
-        _ => "the driver has no XDP, or not with this MTU",
-    };
     vec![
-        row("xdp_native", native, no_native),
+        row("xdp_native", not_native.is_none(), not_native.unwrap_or("")),
         row(
             "zero_copy",
             sharing.zero_copy,
@@ -306,4 +348,47 @@ fn capabilities(native: bool, mode: Mode, sharing: Option<Sharing>) -> Vec<Capab
         row("tx_tso6", false, "AF_XDP knows no super-packets"),
         row("tx_uso", false, "AF_XDP knows no super-packets"),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(mode: Mode) -> XdpConfig {
+        XdpConfig {
+            device: "eth0".into(),
+            queues: 1,
+            mode,
+            pass: Pass::Nothing,
+        }
+    }
+
+    /// No driver of a software interface says ERANGE to a program that takes packets in pieces.
+    #[test]
+    fn an_mtu_too_long_for_the_driver_falls_back_or_names_itself() {
+        let say = |mode| not_native(&config(mode), Errno::RANGE);
+        let error = say(Mode::Native).expect_err("asked for").to_string();
+        assert!(error.contains("the MTU of `eth0`") && error.contains("mode=generic"));
+        assert!(say(Mode::Auto).is_ok_and(|why| why.contains("MTU")));
+    }
+
+    #[test]
+    fn a_driver_without_xdp_falls_back_or_names_itself() {
+        for errno in [Errno::OPNOTSUPP, Errno::INVAL] {
+            let say = |mode| not_native(&config(mode), errno);
+            assert!(matches!(say(Mode::Native), Err(XdpError::NoNative { .. })));
+            assert!(say(Mode::Auto).is_ok());
+        }
+    }
+
+    /// Another program is never taken for a driver that cannot.
+    #[test]
+    fn a_taken_hook_never_falls_back() {
+        for errno in [Errno::BUSY, Errno::EXIST] {
+            for mode in [Mode::Auto, Mode::Native] {
+                let error = not_native(&config(mode), errno).expect_err("taken");
+                assert!(matches!(error, XdpError::Busy { .. }));
+            }
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jumbo_engine::arena::{HEAD_WANTED, Pieces};
 use jumbo_engine::packet::{Frag, HEADERS_MAX, Link, Packet};
@@ -22,6 +23,10 @@ use crate::queue::{Burst, RxEnd, RxLoss, RxStats, TxFault};
 
 /// Bytes of a chunk: a page, the most there is.
 const CHUNK_LEN: usize = 4096;
+/// What the kernel keeps of a chunk before a received packet (XDP_PACKET_HEADROOM).
+const HEADROOM_LEN: usize = 256;
+/// The longest MTU whose packets, with two VLAN tags, fit into one chunk.
+pub(super) const MTU_IN_ONE_CHUNK: usize = CHUNK_LEN - HEADROOM_LEN - 14 - 8;
 /// Chunks to receive into, and as many entries of the receive and fill rings: four bursts.
 const RX_CHUNKS: u32 = 2048;
 /// Chunks to send from, and as many entries of the transmit and completion rings.
@@ -32,6 +37,9 @@ const KICK_PACKETS: u32 = 32;
 const CONTINUED: u32 = 1;
 /// Pieces of a packet: what Linux makes of 64 KB (MAX_SKB_FRAGS and the head).
 const PIECES_MAX: usize = 18;
+/// How often a queue that is taken is tried again, and after how long: a second in all.
+const QUEUE_TRIES: u32 = 50;
+const QUEUE_TRY_EVERY: Duration = Duration::from_millis(20);
 
 /// How the kernel and the socket share packets.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -104,7 +112,7 @@ impl XdpSocket {
             .map(chunk)
             .for_each(|at| socket.fill.push(at));
         socket.fill.publish();
-        socket.sharing = bind(socket.fd.as_fd(), index, queue)?;
+        socket.sharing = bind_when_free(socket.fd.as_fd(), index, queue)?;
         Ok(socket)
     }
 
@@ -341,6 +349,18 @@ fn memory(fd: BorrowedFd<'_>) -> Result<Regions, Errno> {
     };
     sockopt::set_xdp_umem_reg(fd, area)?;
     Ok(Arc::new([Arc::new(region)]))
+}
+
+/// Binds; a queue whose last socket was closed a moment ago is free only when the
+/// kernel has cleared it away (Linux `net/xdp/xsk_buff_pool.c` `xp_release_deferred`).
+fn bind_when_free(fd: BorrowedFd<'_>, index: u32, queue: u32) -> Result<Sharing, Errno> {
+    for _ in 0..QUEUE_TRIES {
+        match bind(fd, index, queue) {
+            Err(Errno::BUSY) => std::thread::sleep(QUEUE_TRY_EVERY),
+            answer => return answer,
+        }
+    }
+    bind(fd, index, queue)
 }
 
 /// Binds in the best way the driver has.
