@@ -130,7 +130,9 @@ impl Rig {
             return Err(skip(said.trim()));
         }
         assert_eq!(code, Some(3), "{ports:?}: {said}");
-        assert_eq!(said.trim_end().lines().count(), 1, "one sentence: {said}");
+        // A port that was opened before may have had something to say.
+        let errors = said.lines().filter(|line| !line.starts_with("jumbo: "));
+        assert_eq!(errors.count(), 1, "one sentence: {said}");
         assert_eq!(self.traces()?, before, "{ports:?} left something behind");
         assert!(!self.dir.path().join("refused").exists());
         Ok(said)
@@ -205,9 +207,9 @@ fn rights_for_the_first_port_alone_leave_nothing_behind() -> Tested {
     let (raw, admin) = (CapabilitySet::NET_RAW, CapabilitySet::NET_ADMIN);
     for (keep, first, second) in [
         (raw, "packet:w0", "xdp:w1"),
-        (raw, "packet:w0", "tun:u0"),
+        (raw, "packet:w0", "tap:t0"),
         (admin, "tap:t0", "packet:w1"),
-        (admin, "tun:u0", "xdp:w1"),
+        (admin, "tap:t0", "xdp:w1"),
         (raw, "packet:w0", "packet:w1,mtu=1400"),
     ] {
         let said = rig.refused(keep, &[first, second])?;
