@@ -48,6 +48,10 @@ fn xdp_if_better(config: &PacketConfig) -> Result<Port, String> {
         queues: config.queues,
         mode: Mode::Native,
         pass: xdp::Pass::Nothing,
+        tx_checksum: match config.takes.csum() {
+            true => xdp::TxChecksum::Auto,
+            false => xdp::TxChecksum::Off,
+        },
     })
     .map_err(|error| match error {
         XdpError::NoNative { .. } => format!("driver {driver} has no XDP"),

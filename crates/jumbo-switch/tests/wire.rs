@@ -23,7 +23,7 @@ use jumbo_ports::packet::{self, Fanout, PacketConfig};
 use jumbo_ports::queue::Port;
 use jumbo_ports::tap::{self, TapConfig};
 use jumbo_ports::wrap::fault;
-use jumbo_ports::xdp::{self, Mode, Pass, XdpConfig, XdpError};
+use jumbo_ports::xdp::{self, Mode, Pass, TxChecksum, XdpConfig, XdpError};
 use jumbo_switch::switch::{State, Switch, SwitchConfig};
 use jumbo_switch::topology::{Coalesce, PortId};
 use jumbo_testkit::PacketBuilder;
@@ -191,6 +191,7 @@ fn xdp_open(setup: Setup, mode: Mode, middle: &NetNs, near: &str) -> Result<Port
         queues: setup.workers,
         mode,
         pass: Pass::Nothing,
+        tx_checksum: TxChecksum::Auto,
     };
     match middle.run(|| xdp::open(&config))? {
         Err(error @ XdpError::NotPermitted { .. }) => Err(skip(error)),

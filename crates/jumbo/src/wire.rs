@@ -96,6 +96,10 @@ pub(crate) fn open_xdp(
             XdpPass::Nothing => xdp::Pass::Nothing,
             XdpPass::Host => xdp::Pass::Host,
         },
+        tx_checksum: match spec.offload.csum {
+            true => xdp::TxChecksum::Auto,
+            false => xdp::TxChecksum::Off,
+        },
     };
     let found = found(device);
     check_settings(spec, found.as_ref(), Way::Xdp)?;

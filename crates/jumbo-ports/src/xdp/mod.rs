@@ -3,9 +3,15 @@
 //! An XDP program of ours, attached by a link that ends with the process, hands the
 //! packets of each receive queue to a socket. They lie in memory that the socket
 //! shares with the kernel (with the device itself, where the driver has zero-copy)
-//! until the burst ends. AF_XDP knows neither super-packets nor partial checksums, so
-//! a port takes only finished packets and hands over nothing else; coalescing towards
-//! other ports is ours.
+//! until the burst ends. AF_XDP knows no super-packets, and partial checksums only
+//! when it sends, so a port hands over finished packets and takes nothing more than a
+//! checksum that is left to finish; coalescing towards other ports is ours.
+//!
+//! Such checksums are left to the kernel (`struct xsk_tx_metadata`) on a veth alone.
+//! There it makes of them what it makes of its own (Linux 6.18 `net/xdp/xsk.c`
+//! `xsk_skb_metadata`). Interfaces that take packets without copying their payload
+//! (IFF_TX_SKB_NO_LINEAR, as virtio-net) forgot the metadata before 6.17, and of the
+//! drivers with zero-copy each has its own way.
 
 mod partial;
 mod program;
@@ -22,6 +28,7 @@ use rustix::io::Errno;
 
 pub use self::program::Pass;
 use self::queue::XdpQueue;
+pub use self::socket::TxChecksum;
 use self::socket::{Sharing, XdpSocket};
 use crate::packet::watch::Watch;
 use crate::packet::{self, ETHERNET};
@@ -55,6 +62,8 @@ pub struct XdpConfig {
     pub mode: Mode,
     /// What the host's stack keeps.
     pub pass: Pass,
+    /// What becomes of checksums that are left to finish.
+    pub tx_checksum: TxChecksum,
 }
 
 /// Why an interface could not be opened. Each says what to do about it.
@@ -189,9 +198,13 @@ pub fn open(config: &XdpConfig) -> Result<Port, XdpError> {
     let program = program::assemble(map.as_fd(), config.pass, found.mac);
     let program = sys::load(&program, true).map_err(failed("loading the XDP program"))?;
     let (link, not_native) = attach(program.as_fd(), found.index, config)?;
+    let tx_checksum = match found.is_veth {
+        true => config.tx_checksum,
+        false => TxChecksum::Off,
+    };
     let mut sockets = Vec::new();
     for queue in 0..found.rx_queues {
-        let socket = XdpSocket::open(found.index, queue, found.is_veth)
+        let socket = XdpSocket::open(found.index, queue, found.is_veth, tx_checksum)
             .map_err(|errno| socket_error(device, queue, errno))?;
         sys::enter(map.as_fd(), queue, socket.fd()).map_err(failed("entering a socket"))?;
         sockets.push(socket);
@@ -201,20 +214,16 @@ pub fn open(config: &XdpConfig) -> Result<Port, XdpError> {
         _map: map,
     });
     let sharing = sockets.first().map(XdpSocket::sharing);
-    if let (Some(sharing), most) = (sharing, socket::MTU_IN_ONE_CHUNK)
-        && !sharing.pieces
-        && found.mtu > most
-    {
-        let (device, mtu) = (device.clone(), found.mtu);
-        return Err(XdpError::MtuOverChunk { device, mtu, most });
-    }
+    let in_pieces = sharing.is_none_or(|sharing| sharing.pieces);
+    check_mtu(device, found.mtu, in_pieces)?;
+    let tx_csum = sharing.is_some_and(|sharing| sharing.tx_csum);
     let info = PortInfo {
         kind: "xdp",
         device: device.clone(),
         hands: Caps::NONE,
-        takes: Caps::NONE,
+        takes: Caps::new(tx_csum, false, false, false, false),
         mtu: found.mtu,
-        capabilities: capabilities(not_native, sharing),
+        capabilities: capabilities(not_native, sharing, why_no_tx_csum(config, &found, tx_csum)),
         presence: Presence::Up,
     };
     let queues = deal(sockets, config, &found, &attached)?;
@@ -260,6 +269,16 @@ fn find(config: &XdpConfig) -> Result<Found, XdpError> {
         rx_queues: netdev::rx_queues(socket, device),
         is_veth: netdev::driver(socket, device).is_ok_and(|driver| driver == "veth"),
     })
+}
+
+/// Whether packets of that MTU get through.
+fn check_mtu(device: &str, mtu: usize, in_pieces: bool) -> Result<(), XdpError> {
+    let most = socket::MTU_IN_ONE_CHUNK;
+    let device = device.to_owned();
+    match in_pieces || mtu <= most {
+        true => Ok(()),
+        false => Err(XdpError::MtuOverChunk { device, mtu, most }),
+    }
 }
 
 /// Attaches the program; tells why not in the driver, if not there.
@@ -318,11 +337,26 @@ fn deal(
     Ok(queues)
 }
 
+/// Why checksums are finished before a packet is sent, if they are.
+fn why_no_tx_csum(config: &XdpConfig, found: &Found, tx_csum: bool) -> Option<&'static str> {
+    match (tx_csum, config.tx_checksum, found.is_veth) {
+        (true, ..) => None,
+        (_, TxChecksum::Off, _) => Some("switched off in the configuration"),
+        (_, _, true) => Some("this kernel has no metadata for it (Linux 6.11 has)"),
+        _ => Some("left to the kernel on a veth only"),
+    }
+}
+
 /// What was got, for `jumbo status`.
-fn capabilities(not_native: Option<&str>, sharing: Option<Sharing>) -> Vec<Capability> {
+fn capabilities(
+    not_native: Option<&str>,
+    sharing: Option<Sharing>,
+    no_tx_csum: Option<&str>,
+) -> Vec<Capability> {
     let sharing = sharing.unwrap_or(Sharing {
         zero_copy: false,
         pieces: false,
+        tx_csum: false,
     });
     let row = |name, in_use: bool, why: &str| Capability {
         name,
@@ -343,7 +377,7 @@ fn capabilities(not_native: Option<&str>, sharing: Option<Sharing>) -> Vec<Capab
             "packets longer than a page are refused by kernel or driver",
         ),
         row("rx_csum", false, "AF_XDP knows no partial checksums"),
-        row("tx_csum", false, "AF_XDP knows no partial checksums here"),
+        row("tx_csum", no_tx_csum.is_none(), no_tx_csum.unwrap_or("")),
         row("tx_tso4", false, "AF_XDP knows no super-packets"),
         row("tx_tso6", false, "AF_XDP knows no super-packets"),
         row("tx_uso", false, "AF_XDP knows no super-packets"),
@@ -360,6 +394,7 @@ mod tests {
             queues: 1,
             mode,
             pass: Pass::Nothing,
+            tx_checksum: TxChecksum::Auto,
         }
     }
 
@@ -379,6 +414,15 @@ mod tests {
             assert!(matches!(say(Mode::Native), Err(XdpError::NoNative { .. })));
             assert!(say(Mode::Auto).is_ok());
         }
+    }
+
+    #[test]
+    fn an_mtu_over_a_chunk_needs_packets_in_pieces() {
+        let most = socket::MTU_IN_ONE_CHUNK;
+        assert!(check_mtu("eth0", most, false).is_ok());
+        assert!(check_mtu("eth0", 9000, true).is_ok());
+        let error = check_mtu("eth0", most + 1, false).expect_err("too long");
+        assert!(error.to_string().contains(&format!("lower it to {most}")));
     }
 
     /// Another program is never taken for a driver that cannot.
