@@ -268,6 +268,10 @@ impl XdpSocket {
             return Err(TxFault::Gone);
         }
         if self.down {
+            // Nobody else asks again where nothing is sent.
+            self.kick();
+        }
+        if self.down {
             return Err(TxFault::LinkDown);
         }
         self.scratch.clear();
@@ -370,7 +374,12 @@ impl XdpSocket {
     fn kick(&mut self) {
         self.tx.publish();
         for _ in 0..=TX_CHUNKS / KICK_PACKETS {
-            if self.tx.waiting() == 0 || !self.tx.needs_wakeup() {
+            if self.tx.waiting() == 0 {
+                // Whoever waits for the socket has it sent too (`xsk_poll`).
+                self.down = false;
+                return;
+            }
+            if !self.tx.needs_wakeup() {
                 return;
             }
             match rustix::net::send(&self.fd, &[], SendFlags::DONTWAIT) {

@@ -1,6 +1,6 @@
 //! Hosts behind interfaces, the switch between them, and transfers whose every byte is compared.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
@@ -233,15 +233,26 @@ pub(crate) fn transfer(
 pub(crate) fn send(mut to: &TcpStream, bytes: u64) -> std::io::Result<()> {
     let mut sent = 0;
     while sent < bytes {
-        sent += to.write(pattern::at(sent, 100_000.min(bytes - sent) as usize))? as u64;
+        let some = pattern::at(sent, 100_000.min(bytes - sent) as usize);
+        sent += uninterrupted(|| to.write(some))? as u64;
     }
     to.shutdown(Shutdown::Write)
+}
+
+/// A call with a time limit is interrupted where the process was stopped and goes on (signal(7)).
+fn uninterrupted(mut call: impl FnMut() -> std::io::Result<usize>) -> std::io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            answer => return answer,
+        }
+    }
 }
 
 pub(crate) fn receive(mut from: &TcpStream, bytes: u64) -> std::io::Result<()> {
     let (mut received, mut buffer) = (0, vec![0; 100_000]);
     loop {
-        let len = from.read(&mut buffer)?;
+        let len = uninterrupted(|| from.read(&mut buffer))?;
         if !pattern::matches(received, &buffer[..len]) {
             return Err(std::io::Error::other(format!("damage behind {received}")));
         }
@@ -272,8 +283,12 @@ pub(crate) fn rest(switch: &Switch, allowed: &[&str]) -> State {
 pub(crate) fn no_super_packets(net: &Net) -> Outcome {
     for host in &net.hosts {
         let links = host.links()?;
-        links.set_offload("t0", Offload::Tso, false)?;
-        links.set_offload("t0", Offload::Gso, false)?;
+        for offload in [Offload::Tso, Offload::Gso] {
+            // Where it is off already it may be for good.
+            if links.offload("t0", offload)? {
+                links.set_offload("t0", offload, false)?;
+            }
+        }
     }
     Ok(())
 }
