@@ -49,7 +49,8 @@ use change::{
 use mixtures::{
     every_mixture_of_offloads_passes, every_mixture_of_offloads_passes_tagged,
     every_mixture_of_offloads_passes_tagged_by_a_provider,
-    every_mixture_of_offloads_passes_xdp_in_the_driver, tags_in_the_bytes_pass_xdp,
+    every_mixture_of_offloads_passes_xdp_in_the_driver, tags_are_kept_but_what_xdp_cannot_see,
+    tags_in_the_bytes_pass_xdp,
 };
 use soak::soak_of_all_kinds_is_accounted_for;
 use stages::the_kernels_super_packets_are_merged_further;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
             every_mixture_of_offloads_passes_tagged_by_a_provider,
             every_mixture_of_offloads_passes_xdp_in_the_driver,
             tags_in_the_bytes_pass_xdp,
+            tags_are_kept_but_what_xdp_cannot_see,
             tcp_passes_in_every_setting,
             tcp_passes_by_xdp,
             xdp_is_joined_with_what_takes_super_packets,
