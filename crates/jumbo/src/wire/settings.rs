@@ -67,12 +67,32 @@ pub(super) fn notes(found: &Device, way: Way, native: bool) -> Vec<String> {
             "note: while XDP is on `{name}`, the other end of the veth sends no super-packets; packet:{name} lets them pass"
         ));
     }
+    if way == Way::Xdp {
+        notes.extend(lost_tags(found));
+    }
     if way == Way::Xdp && !native {
         notes.push(format!(
             "warning: generic XDP loses the segment size of super-packets: switch GRO off here and TSO and GSO at the sender (`ethtool -K {name} gro off`), or use packet:{name}"
         ));
     }
     notes
+}
+
+/// A VLAN tag beside the bytes is nowhere XDP could see it (Linux 6.18 `drivers/net/veth.c` `veth_xdp_rcv_skb`; a NIC's
+/// driver has it in the receive descriptor).
+fn lost_tags(found: &Device) -> Option<String> {
+    let name = &found.name;
+    if found.kind == "veth" {
+        return Some(format!(
+            "note: VLAN tags that the other end of `{name}` leaves to its interface are lost before XDP: if it sends any, `ethtool -K DEVICE txvlan off` there"
+        ));
+    }
+    let features = found.features.ok()?;
+    features.active("rx-vlan-hw-parse").then(|| {
+        format!(
+            "warning: `{name}` takes VLAN tags off before XDP, and they are lost: `ethtool -K {name} rxvlan off` if there are any"
+        )
+    })
 }
 
 #[cfg(test)]
@@ -137,6 +157,18 @@ mod tests {
             ..device("{}")
         };
         assert!(harms(&unknown, Way::Xdp).is_empty());
+    }
+
+    #[test]
+    fn tags_that_xdp_cannot_see_are_said() {
+        let nic = device(r#"{"rx-vlan-hw-parse": "on"}"#);
+        let fix = "`ethtool -K eth0 rxvlan off`";
+        for native in [true, false] {
+            assert!(notes(&nic, Way::Xdp, native)[0].contains(fix));
+        }
+        assert!(notes(&nic, Way::Packet, false).is_empty());
+        let off = device(r#"{"rx-vlan-hw-parse": "off"}"#);
+        assert!(notes(&off, Way::Xdp, true).is_empty());
     }
 
     #[test]
