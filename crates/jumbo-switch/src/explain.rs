@@ -257,13 +257,7 @@ fn is_over(kind: Kind) -> bool {
     matches!(kind, Kind::OverMtu | Kind::SegmentsOverMtu)
 }
 
-fn row(
-    kind: Kind,
-    hands: Caps,
-    to: &Policy,
-    tunnels: TunnelMode,
-    samples: &mut Samples,
-) -> Row {
+fn row(kind: Kind, hands: Caps, to: &Policy, tunnels: TunnelMode, samples: &mut Samples) -> Row {
     let mut row = Row {
         kind,
         decision: Decision::NotHanded,

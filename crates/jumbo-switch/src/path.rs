@@ -74,9 +74,7 @@ impl Plane {
     pub fn set_tunnels(&mut self, tunnels: TunnelMode) {
         debug_assert_eq!(self.burst.arena.live(), 0, "in the middle of a burst");
         self.tunnels = tunnels;
-        self.burst
-            .arena
-            .follow_tunnels(tunnels != TunnelMode::Off);
+        self.burst.arena.follow_tunnels(tunnels != TunnelMode::Off);
     }
 
     /// The path: one batch of one port, from its rx ring to other ports' tx.

@@ -25,9 +25,7 @@ use jumbo_engine::vnet::{Form, Trust, VnetHeader};
 use jumbo_lab::ns::{Needs, NetNs};
 use jumbo_lab::packet_socket::PacketSocket;
 use jumbo_lab::tap::{Tap, TapOffloads, TapSpec};
-use jumbo_lab::traffic::{
-    BulkAmount, BulkSpec, Directions, PingSpec, UdpSpec, bulk, ping, udp,
-};
+use jumbo_lab::traffic::{BulkAmount, BulkSpec, Directions, PingSpec, UdpSpec, bulk, ping, udp};
 use jumbo_lab::{Family, Host, LabTest, TestError, skip, test_main};
 use jumbo_ports::queue::{Port, TxFault};
 use jumbo_ports::tagged::Tagged;

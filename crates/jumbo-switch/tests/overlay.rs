@@ -87,7 +87,11 @@ const VXLAN: [Kind; 4] = [
     udp("vxlan", Family::V4, "id 7 dstport 4789 noudpcsum"),
     udp("vxlan", Family::V4, "id 7 dstport 4789 udpcsum"),
     udp("vxlan", Family::V6, "id 7 dstport 4789"),
-    udp("vxlan", Family::V6, "id 7 dstport 4789 udp6zerocsumtx udp6zerocsumrx"),
+    udp(
+        "vxlan",
+        Family::V6,
+        "id 7 dstport 4789 udp6zerocsumtx udp6zerocsumrx",
+    ),
 ];
 
 const OTHERS: [Kind; 10] = [
@@ -105,8 +109,14 @@ const OTHERS: [Kind; 10] = [
 
 /// Runs `ip` in a namespace.
 fn ip(ns: &NetNs, arguments: &str) -> Tested<()> {
-    let run = || Command::new("ip").args(arguments.split_whitespace()).output();
-    let output = ns.run(run)?.map_err(|_| skip("no ip command (apt install iproute2)"))?;
+    let run = || {
+        Command::new("ip")
+            .args(arguments.split_whitespace())
+            .output()
+    };
+    let output = ns
+        .run(run)?
+        .map_err(|_| skip("no ip command (apt install iproute2)"))?;
     if output.status.success() {
         return Ok(());
     }
@@ -207,9 +217,15 @@ fn setup(workers: usize, coalesce: Coalesce) -> Setup {
 /// Whether this kernel's TAPs know super-packets in tunnels.
 fn needs_tunnels(net: &Net) -> Outcome {
     let state = net.switch.state()?;
-    match state.ports.iter().all(|port| port.info.hands.udp_tunnel_csum()) {
+    match state
+        .ports
+        .iter()
+        .all(|port| port.info.hands.udp_tunnel_csum())
+    {
         true => Ok(()),
-        false => Err(skip("this kernel knows no tunnels on a TAP (Linux 6.17 does)")),
+        false => Err(skip(
+            "this kernel knows no tunnels on a TAP (Linux 6.17 does)",
+        )),
     }
 }
 
@@ -311,7 +327,9 @@ fn every_kind_of_tunnel_carries_tcp() -> Outcome {
             let net = Net::with_tunnels(setup, tunnels, &[side(caps, caps); 2])?;
             through(kind, &net, 1_000_000)?;
             let ports = rest(&net);
-            let whole = ports.iter().all(|port| port.counters.rx.traffic.super_packets > 0);
+            let whole = ports
+                .iter()
+                .all(|port| port.counters.rx.traffic.super_packets > 0);
             let expected = kind.udp && ports.iter().all(|port| port.info.hands.udp_tunnel());
             assert!(whole || !expected, "{kind:?}");
         }

@@ -179,6 +179,8 @@ impl End {
             true => inner.to_vec(),
             false => [&link, inner].concat(),
         };
-        let _ = self.tap.write(&[&[0; VNET_HEADER_LEN], &frame[..]].concat());
+        let _ = self
+            .tap
+            .write(&[&[0; VNET_HEADER_LEN], &frame[..]].concat());
     }
 }

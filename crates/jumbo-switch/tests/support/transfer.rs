@@ -8,7 +8,13 @@ use jumbo_lab::traffic::pattern;
 use jumbo_lab::{Family, Host, TestError};
 
 /// So many bytes on each of `flows` connections, both ways at once, each byte compared.
-pub(crate) fn transfer(one: &Host, two: &Host, family: Family, flows: usize, bytes: u64) -> Result<(), TestError> {
+pub(crate) fn transfer(
+    one: &Host,
+    two: &Host,
+    family: Family,
+    flows: usize,
+    bytes: u64,
+) -> Result<(), TestError> {
     let pairs = connections(one, two, family, flows)?;
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
