@@ -65,6 +65,12 @@ impl Arena {
         self.follows_tunnels = follow;
     }
 
+    /// Whether tunnels are followed.
+    #[inline]
+    pub fn follows_tunnels(&self) -> bool {
+        self.follows_tunnels
+    }
+
     /// Packets that could still be admitted.
     #[inline]
     pub fn free_packets(&self) -> usize {
@@ -124,10 +130,14 @@ impl Arena {
         )?;
         let mut tunnel_len = 0;
         if self.follows_tunnels {
-            if follow_tunnel(packet, head, vnet.map(|(header, _)| header), opaque)? {
-                opaque = None;
+            let vnet = vnet.map(|(header, _)| header);
+            let described = vnet.is_some_and(VnetHeader::is_tunnel);
+            if described || tunnel::suspected(packet) {
+                if follow_tunnel(packet, head, vnet, opaque)? {
+                    opaque = None;
+                }
+                tunnel_len = usize::from(packet.tunnel.len);
             }
-            tunnel_len = usize::from(packet.tunnel.len);
         }
         if let Some((header, trust)) = vnet {
             vnet::translate(packet, header, trust, total_len)?;
@@ -303,6 +313,7 @@ impl Arena {
 }
 
 /// Follows the tunnel that a virtio header describes, or that the packet's own headers suggest.
+#[cold]
 #[inline(never)]
 fn follow_tunnel(
     packet: &mut Packet,
@@ -314,7 +325,7 @@ fn follow_tunnel(
         tunnel::enter_described(packet, head, header)?;
         return Ok(true);
     }
-    Ok(tunnel::suspected(packet) && tunnel::follow(packet, head, vnet, opaque))
+    Ok(tunnel::follow(packet, head, vnet, opaque))
 }
 
 /// A packet's payload or a part of it: an iterator over the caller's bytes.

@@ -16,7 +16,7 @@ use crate::counters::{Books, PortCounters};
 use crate::fdb::{Seen, Station};
 use crate::path::Plane;
 use crate::sys::CpuTime;
-use crate::topology::{Coalesce, PORTS_MAX, Policy, PortId, Slot};
+use crate::topology::{Coalesce, PORTS_MAX, Policy, PortId, Slot, TunnelMode};
 use crate::worker::{Exchange, Mailbox, Message, Report, Worker};
 
 /// How long a worker may take to answer: it does so between two bursts.
@@ -35,6 +35,9 @@ pub struct SwitchConfig {
     pub fdb_age_s: u32,
     /// Bounds of a burst.
     pub bounds: Bounds,
+    /// What is done to packets in tunnels. With [`TunnelMode::Off`] no port may negotiate
+    /// super-packets in them.
+    pub tunnels: TunnelMode,
 }
 
 impl Default for SwitchConfig {
@@ -43,6 +46,7 @@ impl Default for SwitchConfig {
             workers: 1,
             fdb_age_s: 300,
             bounds: Bounds::default(),
+            tunnels: TunnelMode::default(),
         }
     }
 }
@@ -292,7 +296,8 @@ impl Switch {
         switch.events = Some(events);
         for (index, (mailbox, receiver)) in ends.into_iter().enumerate() {
             let seed = getrandom::u64().map_err(|e| SwitchError::Random(e.to_string()))?;
-            let plane = Plane::new(config.bounds, config.fdb_age_s, seed);
+            let mut plane = Plane::new(config.bounds, config.fdb_age_s, seed);
+            plane.set_tunnels(config.tunnels);
             let mut others = mailboxes.clone();
             others.remove(index);
             let worker = Worker::new(plane, &mailbox, receiver, others, says.clone())

@@ -17,7 +17,7 @@ use jumbo_ports::tap::{self, TapConfig, TapError};
 use jumbo_ports::vhost::{self, Notice, VhostConfig};
 use jumbo_switch::counters::PortCounters;
 use jumbo_switch::switch::{self, Event, Switch as Workers, SwitchConfig, SwitchError};
-use jumbo_switch::topology::{self, PortId};
+use jumbo_switch::topology::{self, PortId, TunnelMode};
 
 use crate::config;
 use crate::config::values::Mtu;
@@ -41,10 +41,11 @@ pub(crate) fn start(
     let workers = config
         .workers
         .map_or(WORKERS_DEFAULT, |workers| usize::from(workers.get()));
+    let tunnels = config.tunnels.0;
     let mut ports = config
         .ports
         .iter()
-        .map(|spec| Ok((spec, open(spec, workers)?)))
+        .map(|spec| Ok((spec, open(spec, workers, tunnels)?)))
         .collect::<Result<Vec<_>, CliError>>()?;
     // Only now that all are there: a device that was there before keeps its MTU if another cannot be opened.
     for (spec, port) in &mut ports {
@@ -53,6 +54,7 @@ pub(crate) fn start(
     let mut switch = Workers::start(&SwitchConfig {
         workers,
         fdb_age_s: config.fdb_age.seconds(),
+        tunnels,
         ..SwitchConfig::default()
     })
     .map_err(refused)?;
@@ -61,6 +63,7 @@ pub(crate) fn start(
     let mut live = Live {
         switch,
         names,
+        tunnels,
         specs: BTreeMap::new(),
         captures: Vec::new(),
     };
@@ -144,21 +147,29 @@ fn watch(switch: &mut Workers, names: Arc<Names>, broken: Sender<StopCause>) {
     });
 }
 
-fn open(spec: &PortSpec, workers: usize) -> Result<queue::Port, CliError> {
-    wire::wrapped(spec, open_device(spec, workers)?)
+fn open(spec: &PortSpec, workers: usize, tunnels: TunnelMode) -> Result<queue::Port, CliError> {
+    wire::wrapped(spec, open_device(spec, workers, tunnels)?)
 }
 
-fn open_device(spec: &PortSpec, workers: usize) -> Result<queue::Port, CliError> {
+fn open_device(
+    spec: &PortSpec,
+    workers: usize,
+    tunnels: TunnelMode,
+) -> Result<queue::Port, CliError> {
     let caps = caps(spec.offload);
     match &spec.kind {
-        PortKind::Tap { device } => tap::open(&TapConfig {
-            device: device.as_str().to_owned(),
-            queues: workers,
-            hands: caps,
-            takes: caps,
-            mtu: None,
-        })
-        .map_err(|error| port_error(spec, &error)),
+        PortKind::Tap { device } => {
+            let followed = tunnels != TunnelMode::Off;
+            let caps = caps.with_udp_tunnels(followed, followed);
+            tap::open(&TapConfig {
+                device: device.as_str().to_owned(),
+                queues: workers,
+                hands: caps,
+                takes: caps,
+                mtu: None,
+            })
+            .map_err(|error| port_error(spec, &error))
+        }
         PortKind::Tun { device } => wire::open_tun(spec, device, workers),
         PortKind::Packet {
             device,
@@ -250,6 +261,7 @@ enum State {
 struct Live {
     switch: Workers,
     names: Arc<Names>,
+    tunnels: TunnelMode,
     specs: BTreeMap<PortId, PortSpec>,
     /// Those that write captures to files; each ends with its port.
     captures: Vec<JoinHandle<()>>,
@@ -279,7 +291,7 @@ impl Live {
 
     fn add(&mut self, spec: PortSpec) -> Result<PortStatus, CliError> {
         config::check_joins(&spec, self.specs.values())?;
-        let mut port = open(&spec, self.switch.queues())?;
+        let mut port = open(&spec, self.switch.queues(), self.tunnels)?;
         set_mtu(&spec, &mut port)?;
         let id = self.join(spec, port)?;
         self.port(id)
@@ -341,7 +353,11 @@ impl Live {
             let port = state.ports.iter().find(|port| port.id == id);
             port.ok_or_else(|| refused(SwitchError::NoSuchPort))
         };
-        Ok(path::report((from, port(from_id)?), (to, port(to_id)?)))
+        Ok(path::report(
+            (from, port(from_id)?),
+            (to, port(to_id)?),
+            self.tunnels,
+        ))
     }
 
     fn fdb(&self) -> Result<Fdb, CliError> {

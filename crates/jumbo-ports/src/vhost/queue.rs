@@ -180,15 +180,16 @@ impl ToGuest {
         pool: &Pool,
         terms: &Terms,
     ) -> Result<(), TxFault> {
-        if packet.tags().is_empty() {
+        if packet.header_is_whole() {
             return self.send_behind(packet.header(), packet, payload, pool, terms);
         }
-        self.send_tagged(packet, payload, pool, terms)
+        self.send_joined(packet, payload, pool, terms)
     }
 
+    /// The same where the header is in parts: a tunnel's before the packet's own, or VLAN tags.
     #[cold]
     #[inline(never)]
-    fn send_tagged(
+    fn send_joined(
         &mut self,
         packet: &Packet,
         payload: &mut Pieces<'_>,

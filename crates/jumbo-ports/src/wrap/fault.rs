@@ -273,6 +273,9 @@ impl Faulty {
             pool_bytes: 2 * PACKET_ROOM,
             ..Bounds::default()
         };
+        let mut burst = Burst::new(bounds, Kernels::detect());
+        // A super-packet in a tunnel comes back only if its header is understood.
+        burst.arena.follow_tunnels(true);
         Ok(Self {
             inner,
             faults,
@@ -280,7 +283,7 @@ impl Faulty {
             held: VecDeque::new(),
             held_bytes: 0,
             swapped: None,
-            burst: Burst::new(bounds, Kernels::detect()),
+            burst,
             timer,
             ready,
             gone: false,
