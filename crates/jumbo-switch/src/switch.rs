@@ -262,6 +262,8 @@ pub struct State {
     pub fdb_entries: usize,
     /// News between workers that was lost to a full mailbox.
     pub news_lost: u64,
+    /// Times a worker looked for what is ready. Where nothing comes it does not grow, but for each time it is asked.
+    pub wakes: u64,
     /// CPU time of all workers.
     pub cpu: CpuTime,
     /// Workers.
@@ -471,6 +473,7 @@ impl Switch {
             books: Books::default(),
             fdb_entries: reports.iter().map(|r| r.fdb_entries).max().unwrap_or(0),
             news_lost: reports.iter().map(|r| r.news_lost).sum(),
+            wakes: reports.iter().map(|r| r.wakes).sum(),
             cpu: CpuTime::default(),
             workers: self.workers.len(),
         };

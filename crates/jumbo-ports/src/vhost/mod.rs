@@ -8,7 +8,7 @@
 //! * [`message`]: the wire. [`session`]: what messages mean, without a socket.
 //! * [`connection`], [`socket`], [`serve`]: the socket.
 //! * `guest`: a guest's memory, mapped. `sys`: virtqueues, split and packed; the only unsafe code here.
-//! * `keep`: where packed rings stand, kept outside this process.
+//! * `keep`: where packed rings stand, kept outside this process. `kick`: what a guest wakes us with.
 //! * `queue`: rings as a worker uses them. `port`: the data path, and the port as the switch sees it.
 
 pub mod device;
@@ -25,6 +25,7 @@ mod error;
 mod offer;
 mod guest;
 mod keep;
+mod kick;
 mod port;
 mod queue;
 mod sys;
