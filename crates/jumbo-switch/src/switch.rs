@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use crate::counters::{Books, PortCounters};
 use crate::fdb::{Seen, Station};
 use crate::path::Plane;
+use crate::patience::Waits;
 use crate::sys::CpuTime;
 use crate::topology::{Coalesce, PORTS_MAX, Policy, PortId, Slot};
 use crate::worker::{Exchange, Mailbox, Message, Report, Worker};
@@ -35,6 +36,8 @@ pub struct SwitchConfig {
     pub fdb_age_s: u32,
     /// Bounds of a burst.
     pub bounds: Bounds,
+    /// How long packets wait for a port that is full.
+    pub waits: Waits,
 }
 
 impl Default for SwitchConfig {
@@ -43,6 +46,7 @@ impl Default for SwitchConfig {
             workers: 1,
             fdb_age_s: 300,
             bounds: Bounds::default(),
+            waits: Waits::default(),
         }
     }
 }
@@ -107,6 +111,7 @@ pub struct Switch {
     next: u16,
     /// Ids that may be used again, the longest unused first.
     freed: VecDeque<PortId>,
+    waits: Waits,
     events: Option<Receiver<Event>>,
 }
 
@@ -288,6 +293,7 @@ impl Switch {
             removed: Removed::default(),
             next: 0,
             freed: VecDeque::new(),
+            waits: config.waits,
             events: None,
         };
         let (says, events) = channel();
@@ -365,7 +371,7 @@ impl Switch {
         };
         let info = Arc::new(Mutex::new(port.info));
         for ((mailbox, _), queue) in self.workers.iter().zip(port.queues) {
-            let slot = Box::new(Slot::new(id, queue, policy));
+            let slot = Box::new(Slot::new(id, queue, policy).waiting(self.waits));
             if !mailbox.send(Message::Add(slot)) {
                 return Err(SwitchError::WorkerGone);
             }

@@ -9,7 +9,7 @@
 //! * [`connection`], [`socket`], [`serve`]: the socket.
 //! * `guest`: a guest's memory, mapped. `sys`: virtqueues, split and packed; the only unsafe code here.
 //! * `keep`: where packed rings stand, kept outside this process. `kick`: what a guest wakes us with.
-//! * `queue`: rings as a worker uses them. `port`: the data path, and the port as the switch sees it.
+//! * `queue`: rings as a worker uses them; `between`: while they are exchanged. `port`: the data path, and the port as the switch sees it.
 
 pub mod device;
 pub mod feature;
@@ -21,6 +21,7 @@ pub mod socket;
 mod serve;
 #[doc(hidden)]
 pub mod fuzz_bodies;
+mod between;
 mod error;
 mod offer;
 mod guest;
