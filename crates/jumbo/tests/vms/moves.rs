@@ -30,7 +30,9 @@ fn migrate(rig: &Rig, tools: &QemuTools, mut from: Qemu, nic: &Nic) -> Tested<Qe
     let mut to = Qemu::spawn(tools, &spec(nic).incoming(&uri))?;
     // It listens once its card has come to terms with the switch.
     to.monitor("info migrate")?;
-    println!("{}", from.migrate(&uri)?);
+    let said = from.migrate(&uri)?;
+    let times = said.lines().filter(|line| line.contains("time"));
+    times.for_each(|line| println!("{line}"));
     to.wait_arrived()?;
     Ok(to)
 }

@@ -23,6 +23,11 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// A connection that stands still for so long is lost.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// The guest reads more slowly than the host sends. So there are always packets in its memory that only the switch has
+/// written to, and nobody has read: a copy of the guest without them is damaged.
+const SLOW_READER: &str = "| (while dd bs=64k count=4 of=/tmp/part 2> /dev/null && test -s /tmp/part; \
+    do cat /tmp/part; sleep 0.02; done) | sha256sum > /tmp/came";
+
 /// What both ends of the streams share.
 #[derive(Default)]
 struct Common {
@@ -44,7 +49,7 @@ impl Streams {
     /// Begins to send to `vm`, whose address is 10.0.0.11; and lets it send to the host, if it is to.
     pub(super) fn start(host: &Host, vm: &mut Qemu, guest_sends: bool) -> Tested<Self> {
         let common = Arc::new(Common::default());
-        vm.ok(&listen_into(7001, "| sha256sum > /tmp/came"))?;
+        vm.ok(&listen_into(7001, SLOW_READER))?;
         let to = host.ns.run(|| connect("10.0.0.11:7001"))??;
         let shared = common.clone();
         let sender = std::thread::spawn(move || send(to, &shared));
