@@ -148,7 +148,8 @@ impl Nic {
         Self::new(Backend::Hub(number))
     }
 
-    /// QEMU listens at the path and waits for the back end to connect (and again after it went away).
+    /// QEMU listens at the path and waits for the back end to connect; after that one went away the guest goes on, and the
+    /// next one may connect.
     ///
     /// # Panics
     ///
@@ -234,7 +235,7 @@ impl Nic {
                 reconnect,
             } => {
                 let mut socket = format!("socket,id=c{index},path={}", path.display());
-                socket.push_str(if *server { ",server=on" } else { "" });
+                socket.push_str(if *server { ",server=on,wait=off" } else { "" });
                 socket.push_str(if *reconnect { ",reconnect=1" } else { "" });
                 to.extend(["-chardev".into(), socket]);
                 format!("vhost-user,id=n{index},chardev=c{index}{several}")
@@ -658,7 +659,7 @@ mod tests {
         nic.arguments(3, 1, &mut arguments);
         let expected = [
             "-chardev",
-            "socket,id=c1,path=/s,server=on",
+            "socket,id=c1,path=/s,server=on,wait=off",
             "-netdev",
             "vhost-user,id=n1,chardev=c1,queues=2",
             "-device",

@@ -21,6 +21,7 @@ use super::offer::{Offer, QUEUE_PAIRS_MAX};
 use super::queue::{
     FromGuest, Health, NoGuest, Ring, Shared, Terms, ToGuest, VhostQueue, WAYS_MAX, Way,
 };
+use super::roll_call::RollCall;
 use super::serve::{Endpoint, Event, serve};
 use super::socket::{ListenError, Stop, listen};
 use super::sys::dirty::DirtyLog;
@@ -57,6 +58,8 @@ pub struct VhostConfig {
     /// A file of ours in which to keep where packed rings stand, so that a guest
     /// survives the sudden end of this process.
     pub state: Option<PathBuf>,
+    /// Ports that wait for each other's guests at the start of the process.
+    pub roll_call: Option<Arc<RollCall>>,
 }
 
 impl VhostConfig {
@@ -75,6 +78,7 @@ impl VhostConfig {
             hash_report: false,
             rsc_ext: false,
             state: None,
+            roll_call: None,
         }
     }
 }
@@ -142,6 +146,7 @@ pub fn open(
     };
     let control = Opened {
         kept,
+        roll_call: config.roll_call.clone(),
         endpoint,
         offer,
         idle: info.clone(),
@@ -204,6 +209,7 @@ fn offer(config: &VhostConfig) -> Offer {
 /// A port whose switch is not there yet.
 struct Opened {
     kept: Option<Kept>,
+    roll_call: Option<Arc<RollCall>>,
     endpoint: Endpoint,
     offer: Offer,
     idle: PortInfo,
@@ -238,6 +244,7 @@ impl Opened {
     fn run(mut self, workers: Box<dyn Workers>) {
         let offered = self.offer.features;
         let mut guest = Guest::new(workers, self.workers, self.idle, offered, self.kept);
+        guest.roll_call = self.roll_call;
         let mut events = |event| {
             if let Some(notice) = notice(event) {
                 (self.notices)(notice);
@@ -297,6 +304,8 @@ pub(super) struct Guest {
     offered: u64,
     memory: Option<Arc<GuestMemory>>,
     kept: Option<Kept>,
+    /// Until it was answered.
+    roll_call: Option<Arc<RollCall>>,
     running: bool,
 }
 
@@ -315,6 +324,7 @@ impl Guest {
             offered,
             memory: None,
             kept,
+            roll_call: None,
             running: false,
         }
     }
@@ -343,6 +353,10 @@ impl Guest {
         let info = self.info(device, &terms.health);
         let old = self.workers.exchange(queues, info);
         self.running = !old.is_empty();
+        // Now that packets can reach this guest. Rings are enabled one by one, its first one before those it sends by.
+        if let Some(call) = self.roll_call.take() {
+            call.answer();
+        }
         Ok(())
     }
 
