@@ -22,6 +22,7 @@ use super::offer::{Offer, QUEUE_PAIRS_MAX};
 use super::queue::{
     FromGuest, Health, NoGuest, Ring, Shared, Terms, ToGuest, VhostQueue, WAYS_MAX, Way,
 };
+use super::roll_call::RollCall;
 use super::serve::{Endpoint, Event, serve};
 use super::socket::{ListenError, Stop, listen};
 use super::sys::dirty::DirtyLog;
@@ -58,6 +59,8 @@ pub struct VhostConfig {
     /// A file of ours in which to keep where packed rings stand, so that a guest
     /// survives the sudden end of this process.
     pub state: Option<PathBuf>,
+    /// Ports that wait for each other's guests at the start of the process.
+    pub roll_call: Option<Arc<RollCall>>,
 }
 
 impl VhostConfig {
@@ -76,6 +79,7 @@ impl VhostConfig {
             hash_report: false,
             rsc_ext: false,
             state: None,
+            roll_call: None,
         }
     }
 }
@@ -143,6 +147,7 @@ pub fn open(
     };
     let control = Opened {
         kept,
+        roll_call: config.roll_call.clone(),
         endpoint,
         offer,
         idle: info.clone(),
@@ -205,6 +210,7 @@ fn offer(config: &VhostConfig) -> Offer {
 /// A port whose switch is not there yet.
 struct Opened {
     kept: Option<Kept>,
+    roll_call: Option<Arc<RollCall>>,
     endpoint: Endpoint,
     offer: Offer,
     idle: PortInfo,
@@ -239,6 +245,7 @@ impl Opened {
     fn run(mut self, workers: Box<dyn Workers>) {
         let offered = self.offer.features;
         let mut guest = Guest::new(workers, self.workers, self.idle, offered, self.kept);
+        guest.roll_call = self.roll_call;
         let mut events = |event| {
             if let Some(notice) = notice(event) {
                 (self.notices)(notice);
@@ -302,6 +309,8 @@ pub(super) struct Guest {
     live: Option<PortInfo>,
     /// Where the workers look for rings while they have none: between [`DataPath::quiesce`] and what follows.
     places: Vec<Place>,
+    /// Until it was answered.
+    roll_call: Option<Arc<RollCall>>,
 }
 
 impl Guest {
@@ -321,6 +330,7 @@ impl Guest {
             kept,
             live: None,
             places: Vec::new(),
+            roll_call: None,
         }
     }
 
@@ -353,6 +363,10 @@ impl Guest {
             false => put(&places, queues, &info),
         };
         self.workers.exchange(queues, info);
+        // Now that packets can reach this guest. Rings are enabled one by one, its first one before those it sends by.
+        if let Some(call) = self.roll_call.take() {
+            call.answer();
+        }
         Ok(())
     }
 
