@@ -7,8 +7,8 @@
 //! [`Coalescer::offer`]; the results are the same, which a test holds.
 
 use super::judge::{ipv4_header_is_good, next_id};
-use super::rules::differ;
-use super::table::{Flow, IdRule};
+use super::rules::{FIRST, Masks, differ_in};
+use super::table::{Flow, FlowId, IdRule};
 use super::{Coalescer, Offer};
 use crate::arena::{Admitted, Arena, HEAD_WANTED, Memory};
 use crate::checksum::{Sum, pseudo_v4, pseudo_v6};
@@ -112,26 +112,18 @@ impl Coalescer {
         line: &Line<'_>,
         memory: &impl Memory,
     ) -> bool {
-        let net = if L3_LEN == 20 { Net::V4 } else { Net::V6 };
-        let slot = self.table.slot_of(net, line.bytes, L3_AT + L3_LEN);
-        let mut candidates = self.table.candidates(slot);
-        let Some(flow_id) = self.table.next(&mut candidates) else {
-            return false;
+        let recent = self.table.recent(line.recent_key::<L3_LEN>());
+        let flow_id = match recent.filter(|id| self.is_of::<L3_LEN>(arena, line, *id)) {
+            Some(flow_id) => flow_id,
+            None => match self.look_up::<L3_LEN>(arena, line) {
+                Some(flow_id) => flow_id,
+                None => return false,
+            },
         };
-        let flow = self.table.flow(flow_id);
-        let Some(masks) = self.masks.common(flow.masks) else {
-            return false;
-        };
-        let head = arena.packet(flow.head);
-        let same = flow.plain
-            && masks.conclusive
-            && usize::from(flow.shape.l3_len) == L3_LEN
-            && head.origin == line.origin
-            && head.tags.is_empty()
-            && !differ(&head.bytes, line.bytes, &masks.all);
-        if !same || !arena.has_room() {
+        if !arena.has_room() {
             return false;
         }
+        let flow = self.table.flow(flow_id);
         let Some(segment) = line.fits::<L3_LEN>(flow) else {
             return false;
         };
@@ -159,6 +151,40 @@ impl Coalescer {
             self.end_after(arena, flow_id, segment.flags, segment.payload_len);
         }
         true
+    }
+
+    /// The flow that the table has for such headers, if it is one that packets join by comparing.
+    #[inline(always)]
+    fn look_up<const L3_LEN: usize>(&mut self, arena: &Arena, line: &Line<'_>) -> Option<FlowId> {
+        let net = if L3_LEN == 20 { Net::V4 } else { Net::V6 };
+        let slot = self.table.slot_of(net, line.bytes, L3_AT + L3_LEN);
+        let flow_id = self.table.next(&mut self.table.candidates(slot))?;
+        if !self.is_of::<L3_LEN>(arena, line, flow_id) {
+            return None;
+        }
+        self.table.note_recent(line.recent_key::<L3_LEN>(), flow_id);
+        Some(flow_id)
+    }
+
+    /// Whether the packet's headers are those of a flow that packets join by comparing.
+    #[inline(always)]
+    fn is_of<const L3_LEN: usize>(
+        &self,
+        arena: &Arena,
+        line: &Line<'_>,
+        flow_id: FlowId,
+    ) -> bool {
+        let flow = self.table.flow(flow_id);
+        let Some(masks) = self.masks.common(flow.masks) else {
+            return false;
+        };
+        let head = arena.packet(flow.head);
+        flow.plain
+            && masks.conclusive
+            && usize::from(flow.shape.l3_len) == L3_LEN
+            && head.origin == line.origin
+            && head.tags.is_empty()
+            && !line.differs(&head.bytes, masks)
     }
 }
 
@@ -191,6 +217,21 @@ enum Word {
 }
 
 impl Line<'_> {
+    /// What tells this packet's flow from the one before it, nearly always: half the
+    /// destination's address, or less, and the ports.
+    #[inline(always)]
+    fn recent_key<const L3_LEN: usize>(&self) -> u64 {
+        u64::from_ne_bytes(array(self.bytes, L3_AT + L3_LEN - 4))
+    }
+
+    /// Whether the header differs from a flow's first one. Few headers are longer than the first part.
+    #[inline(always)]
+    fn differs(&self, head: &[u8; HEADER_ROOM], masks: &Masks) -> bool {
+        let (bytes, mask) = (self.bytes, &masks.all);
+        differ_in::<0, FIRST>(head, bytes, mask)
+            || (masks.long && differ_in::<FIRST, HEADER_ROOM>(head, bytes, mask))
+    }
+
     /// What no mask can compare, checksum of the payload left out. The headers are those of the
     /// flow's first packet, as far as they are compared.
     #[inline(always)]

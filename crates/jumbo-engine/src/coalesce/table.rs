@@ -116,6 +116,8 @@ pub(crate) struct Table {
     held: usize,
     births: u32,
     seed: [u64; 2],
+    /// The flow that was found last, and by what: packets of a flow come in trains.
+    recent: (u64, u16),
 }
 
 /// Names a held flow.
@@ -216,6 +218,7 @@ impl Table {
             newest: NONE,
             held: 0,
             births: 0,
+            recent: (0, NONE),
             seed: [
                 seed ^ 0x9e37_79b9_7f4a_7c15,
                 seed.rotate_left(32) ^ 0xd1b5_4a32_d192_ed03,
@@ -327,6 +330,19 @@ impl Table {
         &mut self.flows[usize::from(id.0)]
     }
 
+    /// The flow found last, if it was by the same key.
+    #[inline(always)]
+    pub(crate) fn recent(&self, key: u64) -> Option<FlowId> {
+        let (by, flow) = self.recent;
+        (by == key && flow != NONE).then_some(FlowId(flow))
+    }
+
+    /// Notes which flow was found, until it is removed.
+    #[inline(always)]
+    pub(crate) fn note_recent(&mut self, key: u64, flow: FlowId) {
+        self.recent = (key, flow.0);
+    }
+
     /// The flow that must leave before one can be inserted at `slot`, if any.
     pub(crate) fn in_the_way(&self, slot: Slot) -> Option<FlowId> {
         let set = &self.sets[usize::from(slot.set)];
@@ -374,6 +390,9 @@ impl Table {
 
     pub(crate) fn remove(&mut self, id: FlowId) -> Flow {
         let flow = *self.flow(id);
+        if self.recent.1 == id.0 {
+            self.recent.1 = NONE;
+        }
         self.sets[usize::from(flow.set)].set_tag(usize::from(flow.way), 0);
         match self.flows.get_mut(usize::from(flow.older)) {
             Some(older) => older.newer = flow.newer,
