@@ -112,18 +112,20 @@ impl Coalescer {
         line: &Line<'_>,
         memory: &impl Memory,
     ) -> bool {
-        let recent = self.table.recent(line.recent_key::<L3_LEN>());
-        let flow_id = match recent.filter(|id| self.is_of::<L3_LEN>(arena, line, *id)) {
-            Some(flow_id) => flow_id,
-            None => match self.look_up::<L3_LEN>(arena, line) {
-                Some(flow_id) => flow_id,
-                None => return false,
-            },
+        let Some(flow_id) = self.flow_like::<L3_LEN>(line) else {
+            return false;
         };
-        if !arena.has_room() {
+        let flow = self.table.flow(flow_id);
+        let head = arena.packet(flow.head);
+        let same = usize::from(flow.door) == L3_LEN
+            && head.origin == line.origin
+            && self
+                .masks
+                .common(flow.masks)
+                .is_some_and(|masks| !line.differs(&head.bytes, masks));
+        if !same || !arena.has_room() {
             return false;
         }
-        let flow = self.table.flow(flow_id);
         let Some(segment) = line.fits::<L3_LEN>(flow) else {
             return false;
         };
@@ -153,38 +155,18 @@ impl Coalescer {
         true
     }
 
-    /// The flow that the table has for such headers, if it is one that packets join by comparing.
+    /// The flow that a packet with these addresses and ports is most likely of.
     #[inline(always)]
-    fn look_up<const L3_LEN: usize>(&mut self, arena: &Arena, line: &Line<'_>) -> Option<FlowId> {
+    fn flow_like<const L3_LEN: usize>(&mut self, line: &Line<'_>) -> Option<FlowId> {
+        let key = line.key::<L3_LEN>();
+        if let Some(recent) = self.table.recent(key) {
+            return Some(recent);
+        }
         let net = if L3_LEN == 20 { Net::V4 } else { Net::V6 };
         let slot = self.table.slot_of(net, line.bytes, L3_AT + L3_LEN);
-        let flow_id = self.table.next(&mut self.table.candidates(slot))?;
-        if !self.is_of::<L3_LEN>(arena, line, flow_id) {
-            return None;
-        }
-        self.table.note_recent(line.recent_key::<L3_LEN>(), flow_id);
-        Some(flow_id)
-    }
-
-    /// Whether the packet's headers are those of a flow that packets join by comparing.
-    #[inline(always)]
-    fn is_of<const L3_LEN: usize>(
-        &self,
-        arena: &Arena,
-        line: &Line<'_>,
-        flow_id: FlowId,
-    ) -> bool {
-        let flow = self.table.flow(flow_id);
-        let Some(masks) = self.masks.common(flow.masks) else {
-            return false;
-        };
-        let head = arena.packet(flow.head);
-        flow.plain
-            && masks.conclusive
-            && usize::from(flow.shape.l3_len) == L3_LEN
-            && head.origin == line.origin
-            && head.tags.is_empty()
-            && !line.differs(&head.bytes, masks)
+        let found = self.table.next(&mut self.table.candidates(slot))?;
+        self.table.note_recent(key, found);
+        Some(found)
     }
 }
 
@@ -217,11 +199,13 @@ enum Word {
 }
 
 impl Line<'_> {
-    /// What tells this packet's flow from the one before it, nearly always: half the
-    /// destination's address, or less, and the ports.
+    /// The end of the destination's address, the ports, and the source's address or 8 bytes of it:
+    /// what two packets in a row hardly share unless they are of one flow.
     #[inline(always)]
-    fn recent_key<const L3_LEN: usize>(&self) -> u64 {
-        u64::from_ne_bytes(array(self.bytes, L3_AT + L3_LEN - 4))
+    fn key<const L3_LEN: usize>(&self) -> [u64; 2] {
+        let word = |at| u64::from_ne_bytes(array(self.bytes, at));
+        let src = if L3_LEN == 20 { 12 } else { 16 };
+        [word(L3_AT + L3_LEN - 4), word(L3_AT + src)]
     }
 
     /// Whether the header differs from a flow's first one. Few headers are longer than the first part.

@@ -497,6 +497,7 @@ const LANE: usize = 16;
 
 /// The masks of one shape under one personality.
 #[derive(Clone, Debug)]
+#[repr(C, align(64))]
 pub(crate) struct Masks {
     /// Key and equal fields together: no difference means mergeable headers.
     pub(crate) all: Mask,
