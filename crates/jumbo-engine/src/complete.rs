@@ -13,7 +13,7 @@ use crate::pending::{Caps, Csum, Cwr, Gso};
 use crate::reasons;
 use crate::segment::{SegmentCsum, segment, segments};
 use crate::superpacket;
-use crate::tunnel;
+use crate::tunnel::{self, OuterCsum};
 
 reasons! {
     /// Why was a packet dropped on its way to a port?
@@ -154,5 +154,9 @@ fn finish_checksum<M: Memory>(
     };
     packet.set_be16(field, check);
     packet.pending.csum = Csum::Unverified;
+    if packet.pending.gso.is_some() {
+        // A super-packet's outer checksum was left partial as well.
+        superpacket::settle_outer(packet, OuterCsum::Complete);
+    }
     Ok(())
 }

@@ -300,6 +300,13 @@ impl Packet {
         self.tunnel.is_some()
     }
 
+    /// Whether the outer headers are what they should be, given that the inner checksum is right or
+    /// still to be made: the IPv4 header's checksum, and UDP's if it is in use. `true` without a tunnel.
+    pub fn outer_is_sound(&self) -> bool {
+        !self.tunnel.is_some()
+            || (crate::tunnel::outer_is_plain(self) && crate::tunnel::outer_csum_is_good(self))
+    }
+
     /// Whether [`Packet::header`] is all there is before the payload: no tunnel that
     /// was followed, no VLAN tag kept beside it.
     #[inline(always)]
