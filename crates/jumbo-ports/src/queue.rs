@@ -418,6 +418,17 @@ pub trait Queue: Send + Debug + Any {
         false
     }
 
+    /// Whether it is full because its rings are being exchanged for others, which comes to an end.
+    fn is_exchanged(&self) -> bool {
+        false
+    }
+
+    /// What is to be used in its place, if it only stands for another queue. Asked once, when a worker is handed the
+    /// queue, between two bursts.
+    fn successor(&mut self) -> Option<Box<dyn Queue>> {
+        None
+    }
+
     /// Waits until the receiver made room, at most that long. The caller tries again.
     fn wait_for_room(&mut self, _timeout: Duration) {}
 

@@ -456,14 +456,14 @@ impl Plane {
     pub fn exchange(
         &mut self,
         port: PortId,
-        queue: Box<dyn Queue>,
+        mut queue: Box<dyn Queue>,
         takes: Caps,
         mtu: usize,
     ) -> Option<Box<dyn Queue>> {
         debug_assert_eq!(self.burst.arena.live(), 0, "in the middle of a burst");
-        self.topology
-            .get_mut(port)
-            .map(|slot| slot.exchange(queue, takes, mtu))
+        let slot = self.topology.get_mut(port)?;
+        let queue = queue.successor().unwrap_or(queue);
+        Some(slot.exchange(queue, takes, mtu))
     }
 }
 

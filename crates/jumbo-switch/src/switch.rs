@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use crate::counters::{Books, PortCounters};
 use crate::fdb::{Seen, Station};
 use crate::path::Plane;
+use crate::patience::Waits;
 use crate::sys::CpuTime;
 use crate::topology::{Coalesce, PORTS_MAX, Policy, PortId, Slot, TunnelMode};
 use crate::worker::{Exchange, Mailbox, Message, Report, Worker};
@@ -38,6 +39,8 @@ pub struct SwitchConfig {
     /// What is done to packets in tunnels. With [`TunnelMode::Off`] no port may negotiate
     /// super-packets in them.
     pub tunnels: TunnelMode,
+    /// How long packets wait for a port that is full.
+    pub waits: Waits,
 }
 
 impl Default for SwitchConfig {
@@ -47,6 +50,7 @@ impl Default for SwitchConfig {
             fdb_age_s: 300,
             bounds: Bounds::default(),
             tunnels: TunnelMode::default(),
+            waits: Waits::default(),
         }
     }
 }
@@ -111,6 +115,7 @@ pub struct Switch {
     next: u16,
     /// Ids that may be used again, the longest unused first.
     freed: VecDeque<PortId>,
+    waits: Waits,
     events: Option<Receiver<Event>>,
 }
 
@@ -266,6 +271,8 @@ pub struct State {
     pub fdb_entries: usize,
     /// News between workers that was lost to a full mailbox.
     pub news_lost: u64,
+    /// Times a worker looked for what is ready. Where nothing comes it does not grow, but for each time it is asked.
+    pub wakes: u64,
     /// CPU time of all workers.
     pub cpu: CpuTime,
     /// Workers.
@@ -290,6 +297,7 @@ impl Switch {
             removed: Removed::default(),
             next: 0,
             freed: VecDeque::new(),
+            waits: config.waits,
             events: None,
         };
         let (says, events) = channel();
@@ -368,7 +376,7 @@ impl Switch {
         };
         let info = Arc::new(Mutex::new(port.info));
         for ((mailbox, _), queue) in self.workers.iter().zip(port.queues) {
-            let slot = Box::new(Slot::new(id, queue, policy));
+            let slot = Box::new(Slot::new(id, queue, policy).waiting(self.waits));
             if !mailbox.send(Message::Add(slot)) {
                 return Err(SwitchError::WorkerGone);
             }
@@ -476,6 +484,7 @@ impl Switch {
             books: Books::default(),
             fdb_entries: reports.iter().map(|r| r.fdb_entries).max().unwrap_or(0),
             news_lost: reports.iter().map(|r| r.news_lost).sum(),
+            wakes: reports.iter().map(|r| r.wakes).sum(),
             cpu: CpuTime::default(),
             workers: self.workers.len(),
         };

@@ -14,7 +14,7 @@ use jumbo_ports::wrap::capture::{Direction, Probe};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::counters::PortCounters;
-use crate::patience::Patience;
+use crate::patience::{Patience, Waits};
 
 /// Most ports of a switch: a bound on flooding and on the control plane.
 pub const PORTS_MAX: usize = 1024;
@@ -193,13 +193,21 @@ impl Slot {
         }
     }
 
+    /// With other waits than usual for one that is full.
+    #[must_use]
+    pub fn waiting(mut self, waits: Waits) -> Self {
+        self.patience = Patience::new(waits);
+        self
+    }
+
     /// Puts another queue in, whose other end takes `takes`. Returns the old one.
     pub fn exchange(&mut self, queue: Box<dyn Queue>, takes: Caps, mtu: usize) -> Box<dyn Queue> {
         self.policy.takes = takes;
         self.policy.mtu = mtu;
         self.refusals = Default::default();
         self.tunnel_refusals = Default::default();
-        self.patience = Patience::default();
+        // What was waited stays: a front end can have its rings exchanged as often as it likes.
+        self.patience.moved();
         std::mem::replace(&mut self.queue, queue)
     }
 
@@ -273,9 +281,10 @@ impl Slot {
         payload: Pieces<'_>,
         pool: &Pool,
     ) -> Result<(), TxFault> {
-        let begin_ns = now_ns();
+        let mut begin_ns = now_ns();
         let mut now = begin_ns;
-        while let Some(wait) = self.patience.wait(now) {
+        let mut is_exchanged = self.queue.is_exchanged();
+        while let Some(wait) = self.patience.wait(now, is_exchanged) {
             let wait = wait.saturating_sub(Duration::from_nanos(now - begin_ns));
             if wait.is_zero() {
                 break;
@@ -288,6 +297,10 @@ impl Slot {
             self.patience.waited(now - before, true);
             if room {
                 return answer;
+            }
+            if is_exchanged && !self.queue.is_exchanged() {
+                // The new rings are full: another wait, as short as any.
+                (is_exchanged, begin_ns) = (false, now);
             }
         }
         self.patience.waited(0, false);

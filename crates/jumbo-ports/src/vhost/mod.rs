@@ -8,8 +8,8 @@
 //! * [`message`]: the wire. [`session`]: what messages mean, without a socket.
 //! * [`connection`], [`socket`], [`serve`]: the socket.
 //! * `guest`: a guest's memory, mapped. `sys`: virtqueues, split and packed; the only unsafe code here.
-//! * `keep`: where packed rings stand, kept outside this process.
-//! * `queue`: rings as a worker uses them. `port`: the data path, and the port as the switch sees it.
+//! * `keep`: where packed rings stand, kept outside this process. `kick`: what a guest wakes us with.
+//! * `queue`: rings as a worker uses them; `between`: while they are exchanged. `port`: the data path, and the port as the switch sees it.
 
 pub mod device;
 pub mod feature;
@@ -21,10 +21,12 @@ pub mod socket;
 mod serve;
 #[doc(hidden)]
 pub mod fuzz_bodies;
+mod between;
 mod error;
 mod offer;
 mod guest;
 mod keep;
+mod kick;
 mod port;
 mod queue;
 mod sys;

@@ -12,6 +12,7 @@ use jumbo_engine::steer::{MICROSOFT_KEY, Toeplitz};
 use jumbo_engine::vnet::Form;
 use rustix::fs::Mode;
 
+use super::between::Place;
 use super::connection::Ended;
 use super::device::{DataPath, Device, LogSpec, Position, ResumeError, RingState};
 use super::feature;
@@ -297,7 +298,10 @@ pub(super) struct Guest {
     offered: u64,
     memory: Option<Arc<GuestMemory>>,
     kept: Option<Kept>,
-    running: bool,
+    /// What the port was last, while it ran.
+    live: Option<PortInfo>,
+    /// Where the workers look for rings while they have none: between [`DataPath::quiesce`] and what follows.
+    places: Vec<Place>,
 }
 
 impl Guest {
@@ -315,7 +319,8 @@ impl Guest {
             offered,
             memory: None,
             kept,
-            running: false,
+            live: None,
+            places: Vec::new(),
         }
     }
 
@@ -341,8 +346,13 @@ impl Guest {
         };
         let queues = make.queues(self.count)?;
         let info = self.info(device, &terms.health);
-        let old = self.workers.exchange(queues, info);
-        self.running = !old.is_empty();
+        self.live = Some(info.clone());
+        let places = std::mem::take(&mut self.places);
+        let queues = match places.is_empty() {
+            true => queues,
+            false => put(&places, queues, &info),
+        };
+        self.workers.exchange(queues, info);
         Ok(())
     }
 
@@ -361,10 +371,11 @@ impl Guest {
 
 impl DataPath for Guest {
     fn quiesce(&mut self) -> Vec<(usize, Position)> {
-        let nothing = (0..self.count).map(|_| Box::new(NoGuest) as Box<dyn Queue>);
-        self.idle.presence = Presence::Waiting("the guest has stopped its rings".to_owned());
-        let old = self.workers.exchange(nothing.collect(), self.idle.clone());
-        self.running = false;
+        self.places = (0..self.count).map(|_| Place::new()).collect();
+        let between = self.places.iter().map(Place::between).collect();
+        // What was held for the guest is what it took until now.
+        let info = self.live.clone().unwrap_or_else(|| self.idle.clone());
+        let old = self.workers.exchange(between, info);
         let mut positions: Vec<(usize, Position)> = Vec::new();
         for queue in old {
             let queue: Box<dyn Any> = queue;
@@ -381,6 +392,14 @@ impl DataPath for Guest {
         self.try_resume(device).map_err(ResumeError::Other)
     }
 
+    fn rest(&mut self) {
+        self.places.drain(..).for_each(|place| place.give_up());
+        self.live = None;
+        self.idle.presence = Presence::Waiting("the guest has stopped its rings".to_owned());
+        let nothing = (0..self.count).map(|_| Box::new(NoGuest) as Box<dyn Queue>);
+        self.workers.exchange(nothing.collect(), self.idle.clone());
+    }
+
     fn told_position(&mut self, index: usize) {
         if let Some(kept) = &self.kept {
             kept.forget(index);
@@ -390,6 +409,14 @@ impl DataPath for Guest {
     fn announce(&mut self, mac: [u8; 6]) {
         self.workers.announce(mac);
     }
+}
+
+/// Puts each worker's queue where its packets wait for it.
+fn put(places: &[Place], queues: Vec<Box<dyn Queue>>, info: &PortInfo) -> Vec<Box<dyn Queue>> {
+    let pairs = places.iter().zip(queues);
+    pairs
+        .map(|(place, queue)| place.put(queue, info.takes, info.mtu))
+        .collect()
 }
 
 fn open_log(spec: &LogSpec) -> Result<DirtyLog, String> {

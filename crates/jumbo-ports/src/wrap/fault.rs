@@ -448,6 +448,20 @@ impl Queue for Faulty {
         self.inner.can_wait()
     }
 
+    fn is_exchanged(&self) -> bool {
+        self.inner.is_exchanged()
+    }
+
+    fn successor(&mut self) -> Option<Box<dyn Queue>> {
+        let inner = self.inner.successor()?;
+        if let Some(fd) = inner.fd() {
+            // Should it fail, the queue is looked at when a packet was delayed, and not before.
+            let _ = epoll::add(&self.ready, fd, EventData::new_u64(0), EventFlags::IN);
+        }
+        self.inner = inner;
+        None
+    }
+
     fn wait_for_room(&mut self, timeout: Duration) {
         self.inner.wait_for_room(timeout);
     }

@@ -1,11 +1,14 @@
 //! Front ends that come, go, stop, change their minds and move; and a switch that is restarted under them.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use jumbo_ports::queue::TxFault;
+use jumbo_switch::patience::Waits;
 use jumbo_testkit::virtio::{
     AVAIL, DriverQueue, FrontEnd, FrontEndListener, GUEST_OFFLOADS, HOST_OFFLOADS, MemoryLayout,
     Options, SharedFile, USED, VirtioNet, WRITE, feature, protocol,
@@ -191,6 +194,119 @@ fn what_meets_a_stopped_ring_is_counted() {
         assert_eq!(came + down, 600);
         let size = b.net.lane(0).ring.size();
         assert_eq!(b.net.lane(0).ring.held(), size, "no buffer is lost");
+    }
+}
+
+/// A message that changes what running rings depend on, of several kinds in turn: all take the rings away from the
+/// workers and hand them back.
+fn exchange(b: &mut Guest, round: u64) {
+    let (call, kick) = {
+        let lane = b.net.lane(0);
+        let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().expect("a copy");
+        (copy(lane.call.as_fd()), copy(lane.kick.as_fd()))
+    };
+    let features = b.net.features();
+    let at = (1 + round) << 40;
+    let front = b.net.front();
+    match round % 6 {
+        0 => front.set_vring_call(0, Some(call.as_fd())),
+        1 => front.set_vring_kick(0, Some(kick.as_fd())),
+        2 => front.set_features(features & !GUEST_OFFLOADS),
+        3 => front.set_features(features),
+        4 => front.set_features(features | feature::LOG_ALL),
+        _ => {
+            let region = b.net.memory().add(at, 1 << 20).expect("memory").clone();
+            b.net.front().add_region(&region).expect("taken");
+            b.net.memory().remove(at);
+            b.net.front().remove_region(&region)
+        }
+    }
+    .expect("taken");
+}
+
+/// Sets a flag when it goes.
+struct SetAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Packets for a guest whose rings are exchanged all the while. Returns how many were dropped, and how often one waited.
+fn exchanges(workers: usize, packed: bool, waits: Waits, rounds: u64) -> (u64, u64) {
+    /// Fewer than the receiver has buffers for: while it waits for an answer it takes nothing.
+    const AHEAD: u64 = 64;
+    let mut rig = Rig::waiting(workers, waits);
+    for _ in 0..2 {
+        rig.port(|_| {});
+    }
+    let options = Options {
+        features: feature::ANY_LAYOUT | GUEST_OFFLOADS,
+        ..format(packed)
+    };
+    let mut guests = [0, 1].map(|port| rig.guest(port, options.clone()));
+    acquaint(&rig, &mut guests);
+    let [a, b] = &mut guests;
+    let (seen, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    let sent = std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            let mut sent = 0;
+            while !done.load(Ordering::Relaxed) {
+                if sent >= seen.load(Ordering::Relaxed) + AHEAD {
+                    std::thread::yield_now();
+                    continue;
+                }
+                a.send(0, &raw(mac(1), 0, sent, 200));
+                sent += 1;
+            }
+            a.net.wait_sent(0).expect("all given back");
+            sent
+        });
+        // The sender ends when this does, whatever the reason.
+        let end = SetAtEnd(&done);
+        for round in 0..rounds {
+            exchange(b, round);
+            for got in b.drain() {
+                let number = u64::from_le_bytes(got.packet[14..22].try_into().expect("eight"));
+                assert_eq!(got.packet, raw(mac(1), 0, number, 200));
+                assert!(number >= seen.load(Ordering::Relaxed), "{number} again");
+                seen.store(number + 1, Ordering::Relaxed);
+            }
+        }
+        drop(end);
+        sender.join().expect("the sender ends")
+    });
+    let state = rig.quiet();
+    let came = b.drain().len() as u64;
+    println!("{workers} workers, packed {packed}: {sent} sent, the last {came} seen at the end");
+    assert!(sent > rounds, "there was traffic");
+    (state.books.dropped, rig.port_state(1).counters.waits)
+}
+
+/// The usual waits are short, and a busy machine may not let our threads run in time: what is tested is that the rings
+/// are waited for, so here they are waited for as long as it takes.
+#[test]
+fn nothing_is_lost_while_rings_are_exchanged() {
+    let waits = Waits {
+        budget_ns: SOON.as_nanos() as u64,
+        window_ns: 1,
+        ..Waits::default()
+    };
+    for (workers, packed) in [(1, false), (1, true), (2, false), (2, true)] {
+        let (dropped, waited) = exchanges(workers, packed, waits, 300);
+        println!("{waited} waits");
+        assert_eq!(dropped, 0);
+    }
+}
+
+/// For people: how it is with the usual waits.
+#[test]
+#[ignore = "a measurement"]
+fn what_is_lost_while_rings_are_exchanged() {
+    for (workers, packed) in [(1, false), (1, true), (2, false), (2, true)] {
+        let (dropped, waited) = exchanges(workers, packed, Waits::default(), 1000);
+        println!("{dropped} dropped in 1000 exchanges, {waited} waits");
     }
 }
 
