@@ -228,7 +228,8 @@ pub struct Packet {
     pub origin: u32,
     /// Where the outer headers are, if it is in a tunnel.
     pub(crate) tunnel: Tunnel,
-    /// The outer headers, with the network header at [`L3_AT`]. Not touched without a tunnel.
+    /// The outer headers, with the network header at [`L3_AT`]. Not touched without a tunnel, but
+    /// for the number that fragments of an IPv6 datagram will have ([`crate::fragment`]).
     pub(crate) outer: [u8; OUTER_ROOM],
 }
 
@@ -519,7 +520,7 @@ impl Packet {
     pub(crate) fn segments(&self) -> u16 {
         match self.pending.gso {
             None => 1,
-            Some(gso) => crate::segment::segments(self.payload_len, gso.size) as u16,
+            Some(gso) => gso.segments(self.payload_len) as u16,
         }
     }
 
