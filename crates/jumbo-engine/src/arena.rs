@@ -9,6 +9,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::packet::{Chain, Frag, HEADER_ROOM, HEADERS_MAX, L3_AT, Link, NIL, Packet, TAGS_MAX};
+use crate::fragment;
 use crate::parse::{self, Opaque};
 use crate::tunnel;
 use crate::vnet::{self, HeaderFault, Trust, VnetHeader};
@@ -36,6 +37,9 @@ pub struct Arena {
     /// So many of them are in use.
     frags_used: usize,
     follows_tunnels: bool,
+    /// What the numbers of the next fragments are made of, and a secret.
+    fragments: u32,
+    fragments_key: u32,
 }
 
 /// A packet was admitted.
@@ -57,7 +61,15 @@ impl Arena {
             frags: vec![Frag::new(0, 0); frags].into_boxed_slice(),
             frags_used: 0,
             follows_tunnels: false,
+            fragments: 0,
+            fragments_key: 0,
         }
+    }
+
+    /// Chooses the identification of the fragments that IPv6 datagrams of UFO become. `seed` should be
+    /// unknown to others: who can guess the next number can spoil a datagram (RFC 7739 section 3).
+    pub fn number_fragments_from(&mut self, seed: u64) {
+        (self.fragments, self.fragments_key) = (seed as u32, (seed >> 32) as u32);
     }
 
     /// Follows one level of tunnels ([`crate::tunnel`]) from now on, and takes virtio
@@ -143,6 +155,10 @@ impl Arena {
         if let Some((header, trust)) = vnet {
             vnet::translate(packet, header, trust, total_len)?;
             packet.trusted = trust == Trust::Kernel;
+            if header.is_ufo() {
+                self.fragments = self.fragments.wrapping_add(1);
+                fragment::set_id(packet, mixed(self.fragments, self.fragments_key));
+            }
         }
         let skip = tunnel_len + packet.inner_header_len() + packet.tags.len_bytes();
         let keep = packet.payload_len;
@@ -336,6 +352,16 @@ fn follow_tunnel(
         return Ok(true);
     }
     Ok(tunnel::follow(packet, head, vnet, opaque))
+}
+
+/// A number that is met once in 2^32 (the finalizer of MurmurHash3 is a permutation).
+fn mixed(count: u32, key: u32) -> u32 {
+    let round = |x: u32| {
+        let x = (x ^ x >> 16).wrapping_mul(0x85eb_ca6b);
+        let x = (x ^ x >> 13).wrapping_mul(0xc2b2_ae35);
+        x ^ x >> 16
+    };
+    round(round(count) ^ key)
 }
 
 /// A packet's payload or a part of it: an iterator over the caller's bytes.

@@ -24,7 +24,6 @@ use jumbo_engine::parse::Opaque;
 use jumbo_engine::pending::Caps;
 use jumbo_engine::reason::Counts;
 use jumbo_engine::reasons;
-use jumbo_engine::segment::segments;
 use jumbo_engine::tunnel::TunnelKind;
 use jumbo_engine::vnet::{HeaderFault, Trust, VnetHeader};
 
@@ -122,11 +121,11 @@ impl Traffic {
     /// Counts one packet with its payload length.
     #[inline]
     pub fn count(&mut self, packet: &Packet, payload_len: u32) {
-        let size = packet.pending().gso.map_or(0, |gso| gso.size);
-        let wire = u64::from(segments(payload_len, size));
+        let gso = packet.pending().gso;
+        let wire = gso.map_or(1, |gso| u64::from(gso.segments(payload_len)));
         self.packets += 1;
         self.bytes += packet.wire_len() as u64;
-        self.super_packets += u64::from(size != 0);
+        self.super_packets += u64::from(gso.is_some());
         self.segments += wire;
         if payload_len != 0 {
             self.data_packets += 1;
