@@ -50,7 +50,7 @@ reasons! {
         Injected = "injected",
         /// The packet's payload is no longer there.
         PayloadMissing = "payload_missing",
-        /// The receiver's buffers are too small for it.
+        /// The receiver's buffers are too small for it; or, with its VLAN tags, the interface's MTU.
         TooLong = "too_long",
         /// The port has stopped: its other end broke the rules.
         Stopped = "stopped",
