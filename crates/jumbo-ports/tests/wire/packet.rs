@@ -141,6 +141,8 @@ fn carries_tags() -> Outcome {
 /// `net/packet/af_packet.c` `packet_extra_vlan_len_allowed`).
 fn full_size_with_more_tags_needs_a_longer_mtu() -> Outcome {
     let wire = Wire::new()?;
+    // The other end must take it too.
+    wire.far.links()?.set_mtu("w1", 9000)?;
     let mut queue = open(&wire, &config(1))?.queues.remove(0);
     let full = || base().payload_len(1460);
     let provider = full().vlan(0x88a8, 9).build();
