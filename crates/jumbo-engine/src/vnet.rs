@@ -515,9 +515,7 @@ fn segmentation(packet: &mut Packet, header: &VnetHeader) -> Result<Option<Gso>,
     if kind == GsoKind::Udp && payload_len > usize::from(size) * UDP_SEGMENTS_MAX {
         return Err(HeaderFault::GsoTooManySegments);
     }
-    if tcp
-        && superpacket::tcp_flags(packet) & (superpacket::SYN | superpacket::RST) != 0
-    {
+    if tcp && superpacket::tcp_flags(packet) & (superpacket::SYN | superpacket::RST) != 0 {
         return Err(HeaderFault::GsoOnSynOrRst);
     }
     let gso = Gso {
