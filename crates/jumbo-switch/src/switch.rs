@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use crate::counters::{Books, PortCounters};
 use crate::fdb::{Seen, Station};
 use crate::path::Plane;
+use crate::spin::Spin;
 use crate::sys::CpuTime;
 use crate::topology::{Coalesce, PORTS_MAX, Policy, PortId, Slot};
 use crate::worker::{Exchange, Mailbox, Message, Report, Worker};
@@ -35,6 +36,8 @@ pub struct SwitchConfig {
     pub fdb_age_s: u32,
     /// Bounds of a burst.
     pub bounds: Bounds,
+    /// How long at most a worker looks for packets by itself before it sleeps; zero: not at all.
+    pub spin: Duration,
 }
 
 impl Default for SwitchConfig {
@@ -43,6 +46,7 @@ impl Default for SwitchConfig {
             workers: 1,
             fdb_age_s: 300,
             bounds: Bounds::default(),
+            spin: Duration::ZERO,
         }
     }
 }
@@ -296,7 +300,8 @@ impl Switch {
             let mut others = mailboxes.clone();
             others.remove(index);
             let worker = Worker::new(plane, &mailbox, receiver, others, says.clone())
-                .map_err(kernel("making an epoll set"))?;
+                .map_err(kernel("making an epoll set"))?
+                .spinning(Spin::new(config.spin));
             let farewell = Farewell {
                 to: says.clone(),
                 how: None,
