@@ -46,15 +46,19 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(workers: usize) -> Self {
-        let config = SwitchConfig {
+        Self::started(&SwitchConfig {
             workers,
             ..SwitchConfig::default()
-        };
+        })
+    }
+
+    /// Without ports, as told.
+    pub(crate) fn started(config: &SwitchConfig) -> Self {
         Self {
-            switch: Switch::start(&config).expect("a switch starts"),
+            switch: Switch::start(config).expect("a switch starts"),
             ports: Vec::new(),
             folder: tempfile::tempdir().expect("a folder"),
-            workers,
+            workers: config.workers,
         }
     }
 
