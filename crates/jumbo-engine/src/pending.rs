@@ -6,6 +6,7 @@
 
 use core::fmt;
 
+use crate::segment::segments;
 use crate::tunnel::Tunnels;
 
 /// State of the transport checksum.
@@ -47,6 +48,8 @@ pub enum GsoKind {
     Tcp6,
     /// UDP over IPv4 or IPv6, one datagram per piece (USO).
     Udp,
+    /// One UDP datagram over IPv4 or IPv6, to be fragmented by IP (UFO).
+    Ufo,
 }
 
 /// How a super-packet is to be segmented.
@@ -54,12 +57,26 @@ pub enum GsoKind {
 pub struct Gso {
     /// The protocol.
     pub kind: GsoKind,
-    /// Payload bytes of every segment but the last, which may be shorter. Never 0.
+    /// Payload bytes of every segment but the last, which may be shorter. Never 0. For
+    /// [`GsoKind::Ufo`] bytes of IP payload of every fragment, a multiple of 8.
     pub size: u16,
     /// Where CWR goes, if it is set.
     pub cwr: Cwr,
     /// All segments carry the same IPv4 ID instead of counting up.
     pub fixed_id: bool,
+}
+
+impl Gso {
+    /// How many packets `payload_len` bytes of payload become.
+    #[inline]
+    pub const fn segments(&self, payload_len: u32) -> u32 {
+        let first = match self.kind {
+            // The UDP header is part of what is fragmented.
+            GsoKind::Ufo => 8,
+            _ => 0,
+        };
+        segments(payload_len + first, self.size)
+    }
 }
 
 /// What an aggregate was made of that segmentation cannot give back.
@@ -109,6 +126,7 @@ const USO: u16 = 1 << 4;
 const RSC_INFO: u16 = 1 << 5;
 const UDP_TUNNEL: u16 = 1 << 6;
 const UDP_TUNNEL_CSUM: u16 = 1 << 7;
+const UFO: u16 = 1 << 8;
 
 const TSO: u16 = TSO4 | TSO6;
 
@@ -139,6 +157,12 @@ impl Caps {
     pub const fn with_udp_tunnels(self, wanted: bool, with_csum: bool) -> Self {
         let tunnels = when(wanted, UDP_TUNNEL) | when(with_csum, UDP_TUNNEL_CSUM);
         Self::normalised(self.0 & !(UDP_TUNNEL | UDP_TUNNEL_CSUM) | tunnels)
+    }
+
+    /// The same set with UDP datagrams to be fragmented by IP (VIRTIO_NET_F_HOST_UFO or GUEST_UFO),
+    /// which only drivers of old hand over.
+    pub const fn with_ufo(self, wanted: bool) -> Self {
+        Self::normalised(self.0 & !UFO | when(wanted, UFO))
     }
 
     /// The set less one kind of super-packet.
@@ -192,6 +216,11 @@ impl Caps {
     pub const fn uso(self) -> bool {
         self.0 & USO != 0
     }
+    /// UDP datagrams to be fragmented by IP.
+    #[inline]
+    pub const fn ufo(self) -> bool {
+        self.0 & UFO != 0
+    }
     /// The number of segments of a lossy aggregate.
     #[inline]
     pub const fn rsc_info(self) -> bool {
@@ -232,6 +261,7 @@ impl GsoKind {
             Self::Tcp4 => TSO4,
             Self::Tcp6 => TSO6,
             Self::Udp => USO,
+            Self::Ufo => UFO,
         }
     }
 }
@@ -251,6 +281,7 @@ impl fmt::Debug for Caps {
             (RSC_INFO, "rsc_info"),
             (UDP_TUNNEL, "udp_tunnel"),
             (UDP_TUNNEL_CSUM, "udp_tunnel_csum"),
+            (UFO, "ufo"),
         ];
         let has = names.iter().filter(|(bit, _)| self.0 & bit != 0);
         f.write_str("Caps")?;
@@ -264,7 +295,7 @@ mod tests {
 
     /// Every set, with the dependencies and without.
     fn all() -> impl Iterator<Item = (u16, Caps)> {
-        (0..1 << 8).map(|bits| (bits, Caps::normalised(bits)))
+        (0..1 << 9).map(|bits| (bits, Caps::normalised(bits)))
     }
 
     #[test]
@@ -286,7 +317,8 @@ mod tests {
             let has = |bit: u16| asked & bit != 0;
             let built = Caps::new(has(CSUM), has(TSO4), has(TSO6), has(TSO_ECN), has(USO))
                 .with_rsc_info(has(RSC_INFO))
-                .with_udp_tunnels(has(UDP_TUNNEL), has(UDP_TUNNEL_CSUM));
+                .with_udp_tunnels(has(UDP_TUNNEL), has(UDP_TUNNEL_CSUM))
+                .with_ufo(has(UFO));
             assert_eq!(built, caps);
         }
     }

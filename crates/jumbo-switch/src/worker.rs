@@ -99,6 +99,8 @@ pub struct Report {
     pub fdb_entries: usize,
     /// News for other workers that found their mailbox full.
     pub news_lost: u64,
+    /// Times it looked for what is ready: asleep before, or in the middle of work.
+    pub wakes: u64,
     /// CPU time its thread has used.
     pub cpu: CpuTime,
 }
@@ -183,6 +185,7 @@ pub(crate) struct Worker {
     spin: Spin,
     looks: u8,
     news_lost: u64,
+    wakes: u64,
 }
 
 /// A queue with packets waiting.
@@ -223,6 +226,7 @@ impl Worker {
             spin: Spin::new(Duration::ZERO),
             looks: 0,
             news_lost: 0,
+            wakes: 0,
         })
     }
 
@@ -313,6 +317,7 @@ impl Worker {
     fn wait(&mut self, sleep: bool) -> Result<bool, Errno> {
         let look = Timespec::default();
         let mut room = [const { MaybeUninit::uninit() }; 64];
+        self.wakes += 1;
         match epoll::wait(&self.epoll, &mut room, (!sleep).then_some(&look)) {
             Ok((events, _)) => Ok(self.note(events)),
             Err(Errno::INTR) => Ok(self.note(&[])),
@@ -551,6 +556,7 @@ impl Worker {
             books: self.plane.books(),
             fdb_entries: self.plane.fdb.len(),
             news_lost: self.news_lost,
+            wakes: self.wakes,
             cpu: CpuTime::of_this_thread(),
         }
     }
