@@ -436,6 +436,19 @@ pub trait Queue: Send + Debug + Any {
         None
     }
 
+    /// Asks for [`Queue::fd`] to become readable when packets come. Whether some are there
+    /// already. To be called when `rx` has found nothing and before the caller waits: until
+    /// then a guest need not wake us. A device of the kernel's always does.
+    fn arm(&mut self) -> bool {
+        false
+    }
+
+    /// Whether `rx` would find packets, for who looks by itself instead of waiting; `None`
+    /// if only the kernel knows.
+    fn has_packets(&self) -> Option<bool> {
+        None
+    }
+
     /// What becomes readable when packets are ready; `None` if only asking tells.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 

@@ -439,9 +439,6 @@ impl VhostQueue {
             };
             *taken_bytes += self.take_ahead(index, room, burst)?;
             if self.chains.is_empty() {
-                if self.from[index].sleep()? {
-                    continue;
-                }
                 return Ok(false);
             }
             self.admit_taken(index, lender, burst, stats);
@@ -594,7 +591,7 @@ impl Queue for VhostQueue {
             }
         }
         self.turn = self.turn.wrapping_add(1);
-        // What reads as zeros may look like an empty ring, and would never be looked at again.
+        // What reads as zeros may look like an empty ring.
         if let (true, Some(from)) = (self.terms.memory.is_dead(), self.from.first()) {
             from.ring.broken(&self.terms, RingFault::MemoryTruncated);
             return RxEnd::Stopped;
@@ -652,6 +649,25 @@ impl Queue for VhostQueue {
 
     fn stopped_by(&self) -> Option<String> {
         self.terms.health.get().cloned()
+    }
+
+    fn arm(&mut self) -> bool {
+        // What reads as zeros looks like an empty ring: `rx` says what it is.
+        let mut more = self.terms.memory.is_dead();
+        for from in &mut self.from {
+            match from.sleep() {
+                Ok(here) => more |= here,
+                Err(fault) => {
+                    from.ring.broken(&self.terms, fault);
+                    more = true;
+                }
+            }
+        }
+        more
+    }
+
+    fn has_packets(&self) -> Option<bool> {
+        Some(self.from.iter().any(|from| from.ring.vring.has_more()))
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

@@ -52,16 +52,20 @@ impl Rig {
 
     /// With other waits than usual for a port that is full.
     pub(crate) fn waiting(workers: usize, waits: Waits) -> Self {
-        let config = SwitchConfig {
+        Self::started(&SwitchConfig {
             workers,
             waits,
             ..SwitchConfig::default()
-        };
+        })
+    }
+
+    /// Without ports, as told.
+    pub(crate) fn started(config: &SwitchConfig) -> Self {
         Self {
-            switch: Switch::start(&config).expect("a switch starts"),
+            switch: Switch::start(config).expect("a switch starts"),
             ports: Vec::new(),
             folder: tempfile::tempdir().expect("a folder"),
-            workers,
+            workers: config.workers,
         }
     }
 
