@@ -127,19 +127,7 @@ pub fn open(
         false => Endpoint::Listen(listen(&config.path, Mode::RUSR | Mode::WUSR)?),
     };
     let offer = offer(config);
-    let waits = match config.client {
-        true => "waits for somebody to listen at its socket",
-        false => "waits for a front end to connect",
-    };
-    let info = PortInfo {
-        kind: "vhost-user",
-        device: config.path.display().to_string(),
-        hands: Caps::NONE,
-        takes: Caps::NONE,
-        mtu: usize::from(offer.mtu),
-        capabilities: capabilities(offer.features, 0),
-        presence: Presence::Waiting(waits.to_owned()),
-    };
+    let info = idle(config, &offer);
     let rings = offer.rings();
     let kept = match &config.state {
         Some(path) => Some(Kept::open(path, rings).map_err(OpenError::State)?),
@@ -163,8 +151,25 @@ pub fn open(
     })
 }
 
+/// What the port is before its first guest.
+pub(super) fn idle(config: &VhostConfig, offer: &Offer) -> PortInfo {
+    let waits = match config.client {
+        true => "waits for somebody to listen at its socket",
+        false => "waits for a front end to connect",
+    };
+    PortInfo {
+        kind: "vhost-user",
+        device: config.path.display().to_string(),
+        hands: Caps::NONE,
+        takes: Caps::NONE,
+        mtu: usize::from(offer.mtu),
+        capabilities: capabilities(offer.features, 0),
+        presence: Presence::Waiting(waits.to_owned()),
+    }
+}
+
 /// What the guest is offered.
-fn offer(config: &VhostConfig) -> Offer {
+pub(super) fn offer(config: &VhostConfig) -> Offer {
     let mut features = feature::VERSION_1
         | feature::ANY_LAYOUT
         | feature::MRG_RXBUF

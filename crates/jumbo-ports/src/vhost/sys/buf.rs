@@ -19,6 +19,12 @@ pub(in crate::vhost) struct Buf {
 unsafe impl Send for Buf {}
 
 impl Buf {
+    /// Where the guest sees it.
+    #[cfg(test)]
+    pub(in crate::vhost) fn guest_addr(&self) -> u64 {
+        self.guest_addr
+    }
+
     /// Its bytes from `skip` on, where the burst finds them.
     #[inline]
     pub(in crate::vhost) fn frag_at(&self, lender: Lender, skip: u32) -> u64 {

@@ -91,12 +91,12 @@ impl Chain {
     }
 
     #[inline]
-    pub(super) fn id(self) -> u16 {
+    pub(in crate::vhost) fn id(self) -> u16 {
         self.0 as u16
     }
 
     #[inline]
-    pub(super) fn count(self) -> u16 {
+    pub(in crate::vhost) fn count(self) -> u16 {
         (self.0 >> 16) as u16
     }
 }
