@@ -10,3 +10,4 @@ mod offload;
 mod rig;
 mod rings;
 mod spin;
+mod soak;
