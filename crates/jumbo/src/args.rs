@@ -157,6 +157,9 @@ Keys of xdp ports:
   mode      auto, native or generic: where the program runs [default: auto]
   pass      nothing or host: what the host's stack keeps [default: nothing]
 
+A key of packet, xdp and auto ports:
+  force     on or off: open the interface though its settings (LRO, hardware GRO below XDP) damage what passes [default: off]
+
 Keys of vhost-user ports:
   vhost-user  in a file: the socket's path
   client    on or off: connect to the socket and retry, instead of listening [default: off]

@@ -38,6 +38,8 @@ pub(crate) struct PortSpec {
     pub(crate) capture: Option<CaptureFile>,
     /// What goes wrong on it, on purpose.
     pub(crate) fault: Option<FaultSpec>,
+    /// Open an interface in spite of settings that damage what passes.
+    pub(crate) force: bool,
 }
 
 /// What a port stands on.
