@@ -24,6 +24,7 @@ mod merge;
 mod rsc;
 mod rules;
 mod table;
+mod train;
 
 use alloc::vec::Vec;
 
@@ -219,7 +220,7 @@ impl Coalescer {
         let verified = match verdict {
             Verdict::Merge(_) => {
                 let behind = arena.payload_end(self.table.flow(flow_id).head);
-                verify_and_place(arena, id, behind, memory)
+                verify_and_place(arena, id, Some(behind), memory)
             }
             // It will most likely be the first of the next.
             Verdict::End(_) if self.rules_of(flow_id).restarts => {
