@@ -9,7 +9,6 @@
 use super::judge::{ipv4_header_is_good, next_id};
 use super::rules::{FIRST, Masks, differ_in};
 use super::table::{Flow, FlowId, IdRule};
-use super::train::Train;
 use super::{Coalescer, Offer};
 use crate::arena::{Admitted, Arena, HEAD_WANTED, Memory};
 use crate::checksum::{Sum, pseudo_v4, pseudo_v6};
@@ -92,41 +91,24 @@ impl Coalescer {
         memory: &impl Memory,
         mut rest: impl FnMut(&mut Self, &mut Arena, Received<'a>, Result<(Admitted, Offer), HeaderFault>),
     ) {
-        let mut train = Train::none();
         for received in burst {
-            if !train.takes(arena, &received, memory) {
-                self.take_unforetold(arena, &mut train, received, memory, &mut rest);
+            if self.train.takes(arena, &received, memory) {
+                continue;
+            }
+            self.close(arena);
+            if self.joins(arena, &received, memory) {
+                self.open(arena);
+                continue;
+            }
+            match self.take_by_all_rules(arena, &received, memory) {
+                Ok(Taken::Merged) => {}
+                Ok(Taken::Admitted(admitted, offer)) => {
+                    rest(self, arena, received, Ok((admitted, offer)));
+                }
+                Err(fault) => rest(self, arena, received, Err(fault)),
             }
         }
-        self.close(arena, &mut train);
-    }
-
-    #[inline(never)]
-    fn take_unforetold<'a>(
-        &mut self,
-        arena: &mut Arena,
-        train: &mut Train,
-        received: Received<'a>,
-        memory: &impl Memory,
-        rest: &mut impl FnMut(
-            &mut Self,
-            &mut Arena,
-            Received<'a>,
-            Result<(Admitted, Offer), HeaderFault>,
-        ),
-    ) {
-        self.close(arena, train);
-        if self.joins(arena, &received, memory) {
-            self.open(arena, train);
-            return;
-        }
-        match self.take_by_all_rules(arena, &received, memory) {
-            Ok(Taken::Merged) => {}
-            Ok(Taken::Admitted(admitted, offer)) => {
-                rest(self, arena, received, Ok((admitted, offer)));
-            }
-            Err(fault) => rest(self, arena, received, Err(fault)),
-        }
+        self.close(arena);
     }
 
     /// Merges the packet, if that takes no more than comparing. `false` says nothing.

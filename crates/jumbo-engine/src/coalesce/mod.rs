@@ -48,6 +48,7 @@ use judge::{Ends, Verdict};
 use merge::{Moved, complete_aggregate};
 use rules::{Masks, Shape};
 use table::{Flow, FlowId, IdRule, Table};
+use train::Train;
 
 /// What became of a packet.
 #[derive(Copy, Clone, Debug)]
@@ -142,6 +143,7 @@ pub struct Coalescer {
     personalities: Vec<Rules>,
     masks: MaskCache,
     table: Table,
+    train: Train,
     ready: Vec<Ready>,
     stats: CoalesceStats,
 }
@@ -165,6 +167,7 @@ impl Coalescer {
             personalities: rules.iter().copied().take(256).collect(),
             masks: MaskCache::new(rules),
             table: Table::new(flows, seed),
+            train: Train::none(),
             ready: Vec::with_capacity(2 * flows),
             stats: CoalesceStats::default(),
         }

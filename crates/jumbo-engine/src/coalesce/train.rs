@@ -130,17 +130,19 @@ impl Train {
 impl Coalescer {
     /// A packet joined a flow. If the one before it did as well, there may be more.
     #[inline(always)]
-    pub(super) fn open(&self, arena: &Arena, train: &mut Train) {
-        let before = core::mem::replace(&mut train.flow_id, self.table.found_last());
-        if let Some(flow_id) = train.flow_id.filter(|_| train.flow_id == before) {
-            self.foretell(arena, flow_id, train);
+    pub(super) fn open(&mut self, arena: &Arena) {
+        let flow_id = self.table.found_last();
+        if self.train.flow_id != flow_id {
+            self.train.flow_id = flow_id;
+        } else if let Some(flow_id) = flow_id {
+            self.foretell(arena, flow_id);
         }
     }
 
     /// What the next packets of a held flow are, if that can be said. Until the train is closed,
     /// nothing else is done with the flow.
     #[inline(never)]
-    fn foretell(&self, arena: &Arena, flow_id: FlowId, train: &mut Train) {
+    fn foretell(&mut self, arena: &Arena, flow_id: FlowId) {
         let flow = self.table.flow(flow_id);
         let head = arena.packet(flow.head);
         let (v4, udp) = (flow.shape.net == Net::V4, flow.shape.is_udp());
@@ -162,7 +164,7 @@ impl Coalescer {
         let count = u32::from(ids.min(flow.segments_max.saturating_sub(flow.segments)));
         let bytes = flow.l3_total_max.saturating_sub(flow.l3_total);
         let header_len = head.inner_header_len();
-        *train = Train {
+        self.train = Train {
             head: head.bytes,
             mask: mask(masks.all, head),
             long: masks.long,
@@ -184,22 +186,25 @@ impl Coalescer {
 
     /// Brings the flow up to date with what joined.
     #[inline(always)]
-    pub(super) fn close(&mut self, arena: &mut Arena, train: &mut Train) {
-        train.left = 0;
-        if let Some(flow_id) = train.flow_id.filter(|_| train.merged != 0) {
-            self.catch_up(arena, flow_id, train);
+    pub(super) fn close(&mut self, arena: &mut Arena) {
+        if self.train.merged != 0 {
+            self.catch_up(arena);
         }
+        self.train.left = 0;
     }
 
     #[inline(never)]
-    fn catch_up(&mut self, arena: &mut Arena, flow_id: FlowId, train: &mut Train) {
-        let merged = core::mem::take(&mut train.merged);
+    fn catch_up(&mut self, arena: &mut Arena) {
+        let merged = core::mem::take(&mut self.train.merged);
+        let Some(flow_id) = self.train.flow_id else {
+            return;
+        };
         let flow = self.table.flow_mut(flow_id);
         let payload_len = merged * u32::from(flow.size);
         flow.seq_next = flow.seq_next.wrapping_add(payload_len);
         flow.l3_total += payload_len;
         flow.segments += merged as u16;
-        arena.grown(flow.head, &train.growth);
+        arena.grown(flow.head, &self.train.growth);
         self.stats.merged += u64::from(merged);
         self.stats.merged_unadmitted += u64::from(merged);
     }
