@@ -89,7 +89,12 @@ impl Coalescer {
         arena: &mut Arena,
         burst: impl IntoIterator<Item = Received<'a>>,
         memory: &impl Memory,
-        mut rest: impl FnMut(&mut Self, &mut Arena, Received<'a>, Result<(Admitted, Offer), HeaderFault>),
+        mut rest: impl FnMut(
+            &mut Self,
+            &mut Arena,
+            Received<'a>,
+            Result<(Admitted, Offer), HeaderFault>,
+        ),
     ) {
         for received in burst {
             if self.train.takes(arena, &received, memory) {

@@ -160,7 +160,11 @@ impl Coalescer {
         };
         let (size, growth) = (u32::from(flow.size), arena.growth(flow.head));
         // Up to where an ID would begin again at zero, with another step of the checksum.
-        let ids = if id_step == 0 { u16::MAX } else { u16::MAX - id };
+        let ids = if id_step == 0 {
+            u16::MAX
+        } else {
+            u16::MAX - id
+        };
         let count = u32::from(ids.min(flow.segments_max.saturating_sub(flow.segments)));
         let bytes = flow.l3_total_max.saturating_sub(flow.l3_total);
         let header_len = head.inner_header_len();
