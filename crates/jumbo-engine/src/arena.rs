@@ -42,6 +42,26 @@ pub struct Arena {
     fragments_key: u32,
 }
 
+/// The end of a packet's payload, while pieces are put behind it.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Growth {
+    tail: u32,
+    used: usize,
+    /// Where the payload ends, in the caller's terms.
+    pub(crate) end: u64,
+    added: u32,
+}
+
+impl Growth {
+    /// No packet's.
+    pub(crate) const NONE: Self = Self {
+        tail: NIL,
+        used: 0,
+        end: 0,
+        added: 0,
+    };
+}
+
 /// A packet was admitted.
 #[derive(Copy, Clone, Debug)]
 pub struct Admitted {
@@ -250,10 +270,13 @@ impl Arena {
         }
     }
 
-    /// Whether a packet in one piece could be admitted.
+    /// How many packets in one piece could be admitted and absorbed, after what has grown.
     #[inline(always)]
-    pub(crate) fn has_room(&self) -> bool {
-        !self.free.is_empty() && self.frags_used < self.frags.len()
+    pub(crate) fn room(&self, growth: &Growth) -> u32 {
+        match self.free.is_empty() {
+            true => 0,
+            false => (self.frags.len() - growth.used) as u32,
+        }
     }
 
     /// The packet's payload, if it lies in one piece.
@@ -273,30 +296,54 @@ impl Arena {
         }
     }
 
-    /// Where the payload of a packet ends, in the caller's terms.
+    /// Where the payload of a packet ends, in the caller's terms; of one without, anywhere.
     #[inline(always)]
-    pub(crate) fn payload_end(&self, id: PacketId) -> Option<u64> {
-        let last = self.frags.get(self.packet(id).chain.tail as usize)?;
-        Some(last.at.wrapping_add(u64::from(last.len)))
+    pub(crate) fn payload_end(&self, id: PacketId) -> u64 {
+        let last = self.frags.get(self.packet(id).chain.tail as usize);
+        last.map_or(0, |last| last.at.wrapping_add(u64::from(last.len)))
     }
 
-    /// Puts one piece behind the payload of a packet that has some; there must be room.
+    /// Where more payload of a packet would go.
     #[inline(always)]
-    pub(crate) fn append(&mut self, onto: PacketId, frag: Frag) {
-        let index = self.frags_used as u32;
-        let head = &mut self.packets[onto.0 as usize];
-        head.payload_len += frag.len;
-        let Some(last) = self.frags.get_mut(head.chain.tail as usize) else {
+    pub(crate) fn growth(&self, id: PacketId) -> Growth {
+        Growth {
+            tail: self.packet(id).chain.tail,
+            used: self.frags_used,
+            end: self.payload_end(id),
+            added: 0,
+        }
+    }
+
+    /// Puts a piece there, and moves on; there must be [`Arena::room`].
+    #[inline(always)]
+    pub(crate) fn append(&mut self, growth: &mut Growth, frag: Frag) {
+        let Some(last) = self.frags.get_mut(growth.tail as usize) else {
             debug_assert!(false, "onto a packet without payload");
             return;
         };
-        if last.at.wrapping_add(u64::from(last.len)) == frag.at {
+        if growth.end == frag.at {
             last.len += frag.len;
-            return;
+        } else {
+            last.next = growth.used as u32;
+            let Some(place) = self.frags.get_mut(growth.used) else {
+                debug_assert!(false, "no room");
+                return;
+            };
+            *place = frag;
+            growth.tail = growth.used as u32;
+            growth.used += 1;
         }
-        last.next = index;
-        head.chain.tail = index;
-        self.push(frag);
+        growth.end = frag.at.wrapping_add(u64::from(frag.len));
+        growth.added += frag.len;
+    }
+
+    /// The packet has grown so far.
+    #[inline(always)]
+    pub(crate) fn grown(&mut self, id: PacketId, growth: &Growth) {
+        self.frags_used = growth.used;
+        let packet = self.packet_mut(id);
+        packet.payload_len += growth.added;
+        packet.chain.tail = growth.tail;
     }
 
     /// Notes a frag; there must be room. Returns its index.
