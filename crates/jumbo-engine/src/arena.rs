@@ -8,8 +8,8 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::packet::{Chain, Frag, HEADER_ROOM, HEADERS_MAX, L3_AT, Link, NIL, Packet, TAGS_MAX};
 use crate::fragment;
+use crate::packet::{Chain, Frag, HEADER_ROOM, HEADERS_MAX, L3_AT, Link, NIL, Packet, TAGS_MAX};
 use crate::parse::{self, Opaque};
 use crate::tunnel;
 use crate::vnet::{self, HeaderFault, Trust, VnetHeader};

@@ -8,8 +8,8 @@
 
 use crate::arena::{Memory, Pieces, sum_pieces};
 use crate::checksum::{Sum, udp_nonzero};
-use crate::packet::{Packet, Transport};
 use crate::fragment;
+use crate::packet::{Packet, Transport};
 use crate::pending::{Caps, Csum, Cwr, Gso, GsoKind};
 use crate::reasons;
 use crate::segment::{SegmentCsum, segment};

@@ -8,9 +8,9 @@ use jumbo_engine::complete::{Fault, Plan, complete, plan};
 use jumbo_engine::packet::Link;
 use jumbo_engine::pending::{Caps, GsoKind};
 use jumbo_engine::vnet::{Trust, VnetHeader};
+use jumbo_testkit::PacketBuilder;
 use jumbo_testkit::oracle::{self, Net, vnet_gso};
 use jumbo_testkit::script::UdpStream;
-use jumbo_testkit::PacketBuilder;
 use proptest::prelude::*;
 use support::{Input, Rig, Why, needs_csum, oracle_link, plan_of};
 
@@ -200,7 +200,10 @@ fn reassembled(fragments: &[Vec<u8>]) -> Vec<u8> {
                 let word = u16::from_be_bytes([bytes[20], bytes[21]]);
                 (usize::from(word & 0x1fff) * 8, 34)
             }
-            _ => (usize::from(u16::from_be_bytes([bytes[56], bytes[57]]) & !7), 62),
+            _ => (
+                usize::from(u16::from_be_bytes([bytes[56], bytes[57]]) & !7),
+                62,
+            ),
         };
         let piece = &bytes[at..];
         datagram.resize(datagram.len().max(offset + piece.len()), 0);
