@@ -49,10 +49,12 @@ pub struct Plane {
 impl Plane {
     /// An empty plane. `seed` must be unknown to senders. Allocates all it will ever need.
     pub fn new(bounds: Bounds, fdb_age_s: u32, seed: u64) -> Self {
+        let mut burst = Burst::new(bounds, Kernels::detect());
+        burst.arena.number_fragments_from(seed);
         Self {
             topology: Topology::default(),
             fdb: Fdb::new(fdb_age_s, seed),
-            burst: Burst::new(bounds, Kernels::detect()),
+            burst,
             tunnels: TunnelMode::Off,
             coalescer: Coalescer::with_personalities(
                 &Coalesce::tables(),

@@ -213,7 +213,7 @@ fn open_device(
             let config = VhostConfig {
                 client: *client,
                 queue_pairs: queues.get(),
-                hands: caps,
+                hands: caps.with_ufo(spec.offload.uso),
                 takes: caps,
                 mtu: spec.mtu.map(Mtu::get),
                 packed: *packed,

@@ -44,6 +44,8 @@ pub(super) struct Terms {
     pub(super) mergeable: bool,
     /// What the guest takes.
     pub(super) takes: Caps,
+    /// What it may hand over.
+    pub(super) hands: Caps,
     /// The guest wants each packet's hash (VIRTIO_NET_F_HASH_REPORT).
     pub(super) hash: Option<Arc<Toeplitz>>,
     pub(super) health: Health,
@@ -488,7 +490,7 @@ impl VhostQueue {
             self.from[index].taken.push(chain);
             let bufs = &self.bufs[first..end];
             let scratch = (&mut *self.head, &mut self.frags);
-            admit(bufs, self.terms.form, lender, scratch, burst, stats);
+            admit(bufs, &self.terms, lender, scratch, burst, stats);
         }
     }
 
@@ -506,12 +508,13 @@ impl VhostQueue {
 #[inline]
 fn admit(
     bufs: &[Buf],
-    form: Form,
+    terms: &Terms,
     lender: Lender,
     (head, frags): (&mut [u8; VNET_MAX + HEAD_WANTED], &mut Vec<Frag>),
     burst: &mut Burst,
     stats: &mut RxStats,
 ) {
+    let form = terms.form;
     let form_len = form.len_bytes();
     let wanted = form_len + HEAD_WANTED;
     let mut head_len = 0;
@@ -535,6 +538,9 @@ fn admit(
     };
     if total_len > PACKET_ROOM {
         return stats.faults.count(HeaderFault::PacketTooLong);
+    }
+    if let Err(fault) = vnet.check_negotiated(terms.hands) {
+        return stats.faults.count(fault);
     }
     let head = &head[form_len..head_len];
     let vnet = Some((&vnet, Trust::Guest));

@@ -11,3 +11,4 @@ mod rig;
 mod rings;
 mod spin;
 mod soak;
+mod ufo;
