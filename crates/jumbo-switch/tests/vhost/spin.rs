@@ -42,7 +42,7 @@ fn no_packet_is_left_whether_the_worker_looks_or_sleeps() {
             event_idx,
             ..Options::default()
         };
-        let mut guests: [Guest; 2] = [rig.guest(0, options), rig.guest(1, options)];
+        let mut guests: [Guest; 2] = [rig.guest(0, options.clone()), rig.guest(1, options)];
         acquaint(&rig, &mut guests);
         for number in 0..400 {
             let from = (number % 3 == 0) as usize;
