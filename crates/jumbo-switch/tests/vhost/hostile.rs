@@ -836,7 +836,7 @@ pub(crate) fn lie(fault: HeaderFault) -> Option<Vec<u8>> {
         }
         HeaderFault::GsoTypeUnknown => gso(2, 1000),
         HeaderFault::GsoTunnelRefused => gso(vnet_gso::TCPV4 | vnet_gso::UDP_TUNNEL_IPV4, 1000),
-        HeaderFault::GsoUfoRefused => Some(right(&udp, vnet_gso::UDP, 1000)),
+        HeaderFault::GsoUfoRefused | HeaderFault::GsoUfoSize => return None,
         HeaderFault::GsoEcnNotTcp => Some(right(&udp, vnet_gso::UDP_L4 | vnet_gso::ECN, 1000)),
         HeaderFault::GsoSizeZero => gso(vnet_gso::TCPV4, 0),
         HeaderFault::GsoSizeReserved => gso(vnet_gso::TCPV4, 0xFFFF),
