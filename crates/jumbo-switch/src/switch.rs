@@ -16,8 +16,9 @@ use crate::counters::{Books, PortCounters};
 use crate::fdb::{Seen, Station};
 use crate::path::Plane;
 use crate::patience::Waits;
+use crate::spin::Spin;
 use crate::sys::CpuTime;
-use crate::topology::{Coalesce, PORTS_MAX, Policy, PortId, Slot};
+use crate::topology::{Coalesce, PORTS_MAX, Policy, PortId, Slot, TunnelMode};
 use crate::worker::{Exchange, Mailbox, Message, Report, Worker};
 
 /// How long a worker may take to answer: it does so between two bursts.
@@ -36,8 +37,13 @@ pub struct SwitchConfig {
     pub fdb_age_s: u32,
     /// Bounds of a burst.
     pub bounds: Bounds,
+    /// What is done to packets in tunnels. With [`TunnelMode::Off`] no port may negotiate
+    /// super-packets in them.
+    pub tunnels: TunnelMode,
     /// How long packets wait for a port that is full.
     pub waits: Waits,
+    /// How long at most a worker looks for packets by itself before it sleeps; zero: not at all.
+    pub spin: Duration,
 }
 
 impl Default for SwitchConfig {
@@ -46,7 +52,9 @@ impl Default for SwitchConfig {
             workers: 1,
             fdb_age_s: 300,
             bounds: Bounds::default(),
+            tunnels: TunnelMode::default(),
             waits: Waits::default(),
+            spin: Duration::ZERO,
         }
     }
 }
@@ -308,11 +316,13 @@ impl Switch {
         switch.events = Some(events);
         for (index, (mailbox, receiver)) in ends.into_iter().enumerate() {
             let seed = getrandom::u64().map_err(|e| SwitchError::Random(e.to_string()))?;
-            let plane = Plane::new(config.bounds, config.fdb_age_s, seed);
+            let mut plane = Plane::new(config.bounds, config.fdb_age_s, seed);
+            plane.set_tunnels(config.tunnels);
             let mut others = mailboxes.clone();
             others.remove(index);
             let worker = Worker::new(plane, &mailbox, receiver, others, says.clone())
-                .map_err(kernel("making an epoll set"))?;
+                .map_err(kernel("making an epoll set"))?
+                .spinning(Spin::new(config.spin));
             let farewell = Farewell {
                 to: says.clone(),
                 how: None,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::values::{
     CaptureFile, Coalesce, DeviceName, Fanout, FaultSpec, FdbAge, Mtu, PortName, Queues,
-    SocketPath, Workers, XdpMode, XdpPass,
+    SocketPath, Tunnels, Workers, XdpMode, XdpPass,
 };
 use crate::error::CliError;
 
@@ -21,6 +21,7 @@ pub(crate) struct RunConfig {
     /// Where to listen; None: the first free number.
     pub(crate) socket: Option<PathBuf>,
     pub(crate) fdb_age: FdbAge,
+    pub(crate) tunnels: Tunnels,
 }
 
 /// One port of it.
@@ -37,6 +38,8 @@ pub(crate) struct PortSpec {
     pub(crate) capture: Option<CaptureFile>,
     /// What goes wrong on it, on purpose.
     pub(crate) fault: Option<FaultSpec>,
+    /// Open an interface in spite of settings that damage what passes.
+    pub(crate) force: bool,
 }
 
 /// What a port stands on.

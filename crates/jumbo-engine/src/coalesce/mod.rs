@@ -24,6 +24,7 @@ mod merge;
 mod rsc;
 mod rules;
 mod table;
+mod train;
 
 use alloc::vec::Vec;
 
@@ -47,6 +48,7 @@ use judge::{Ends, Verdict};
 use merge::{Moved, complete_aggregate};
 use rules::{Masks, Shape};
 use table::{Flow, FlowId, IdRule, Table};
+use train::Train;
 
 /// What became of a packet.
 #[derive(Copy, Clone, Debug)]
@@ -141,6 +143,7 @@ pub struct Coalescer {
     personalities: Vec<Rules>,
     masks: MaskCache,
     table: Table,
+    train: Train,
     ready: Vec<Ready>,
     stats: CoalesceStats,
 }
@@ -164,6 +167,7 @@ impl Coalescer {
             personalities: rules.iter().copied().take(256).collect(),
             masks: MaskCache::new(rules),
             table: Table::new(flows, seed),
+            train: Train::none(),
             ready: Vec::with_capacity(2 * flows),
             stats: CoalesceStats::default(),
         }
@@ -219,7 +223,7 @@ impl Coalescer {
         let verified = match verdict {
             Verdict::Merge(_) => {
                 let behind = arena.payload_end(self.table.flow(flow_id).head);
-                verify_and_place(arena, id, behind, memory)
+                verify_and_place(arena, id, Some(behind), memory)
             }
             // It will most likely be the first of the next.
             Verdict::End(_) if self.rules_of(flow_id).restarts => {
@@ -370,7 +374,11 @@ impl Coalescer {
         let mut flow = Flow::new(id, packet, towards.out, pair);
         flow.personality = index as u8;
         flow.masks = MaskCache::index(index, flow.shape);
-        flow.plain = plain && !packet.tunnel.is_some() && self.masks.common(flow.masks).is_some();
+        let masks = self.masks.common(flow.masks);
+        flow.plain = plain && !packet.tunnel.is_some() && masks.is_some();
+        if flow.plain && masks.is_some_and(|masks| masks.conclusive) && packet.tags.is_empty() {
+            flow.door = flow.shape.l3_len;
+        }
         if let (Transport::Udp, Some(udp)) = (packet.layers.transport, udp) {
             flow.segments_max = udp.datagrams_max;
         }

@@ -78,11 +78,13 @@ pub enum TapError {
     DeviceFileRefused,
     /// The device may not be made or attached to.
     #[error(
-        "device `{device}` may not be used: run as root or with CAP_NET_ADMIN, or make it for this user first (`ip tuntap add {device} mode tap user $USER`)"
+        "device `{device}` may not be used: run as root or with CAP_NET_ADMIN, or make it for this user first (`ip tuntap add {device} mode {mode} user $USER`)"
     )]
     NotPermitted {
         /// The device.
         device: String,
+        /// `tap` or `tun`.
+        mode: &'static str,
     },
     /// Somebody else holds it.
     #[error(
@@ -283,19 +285,16 @@ fn attach(config: &TapConfig, flags: libc::c_int) -> Result<OwnedFd, TapError> {
         },
     })?;
     let device = device.clone();
+    let (wanted, mode) = match flags & libc::IFF_TUN {
+        0 => ("TAP", "tap"),
+        _ => ("TUN", "tun"),
+    };
     match sys::set_iff(file.as_fd(), &device, flags) {
         Ok(_) => Ok(file),
-        Err(Errno::PERM | Errno::ACCESS) => Err(TapError::NotPermitted { device }),
+        Err(Errno::PERM | Errno::ACCESS) => Err(TapError::NotPermitted { device, mode }),
         Err(Errno::BUSY) => Err(TapError::Busy { device }),
         Err(Errno::NAMETOOLONG) => Err(TapError::BadName { device }),
-        Err(Errno::INVAL) => {
-            let wanted = if flags & libc::IFF_TUN != 0 {
-                "TUN"
-            } else {
-                "TAP"
-            };
-            Err(TapError::OtherKind { device, wanted })
-        }
+        Err(Errno::INVAL) => Err(TapError::OtherKind { device, wanted }),
         Err(source) => Err(TapError::Kernel {
             device,
             operation: "attaching to it",

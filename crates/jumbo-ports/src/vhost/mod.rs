@@ -9,6 +9,7 @@
 //! * [`connection`], [`socket`], [`serve`]: the socket.
 //! * `guest`: a guest's memory, mapped. `sys`: virtqueues, split and packed; the only unsafe code here.
 //! * `keep`: where packed rings stand, kept outside this process. `kick`: what a guest wakes us with.
+//! * `roll_call`: guests that come back together after a restart.
 //! * `queue`: rings as a worker uses them; `between`: while they are exchanged. `port`: the data path, and the port as the switch sees it.
 
 pub mod device;
@@ -31,6 +32,7 @@ mod keep;
 mod kick;
 mod port;
 mod queue;
+mod roll_call;
 mod sys;
 
 pub use connection::{Connection, Ended};
@@ -42,6 +44,7 @@ pub use error::{Refusal, VhostError};
 pub use message::{Message, Reply, Request};
 pub use offer::{CONFIG_LEN, Offer, QUEUE_PAIRS_MAX};
 pub use port::{Notice, OpenError, VhostConfig, open};
+pub use roll_call::RollCall;
 pub use serve::{Endpoint, Event, serve};
 pub use session::{Handled, Session};
 pub use socket::{ListenError, Listener, Stop, listen};

@@ -22,6 +22,7 @@ use super::offer::{Offer, QUEUE_PAIRS_MAX};
 use super::queue::{
     FromGuest, Health, NoGuest, Ring, Shared, Terms, ToGuest, VhostQueue, WAYS_MAX, Way,
 };
+use super::roll_call::RollCall;
 use super::serve::{Endpoint, Event, serve};
 use super::socket::{ListenError, Stop, listen};
 use super::sys::dirty::DirtyLog;
@@ -58,6 +59,8 @@ pub struct VhostConfig {
     /// A file of ours in which to keep where packed rings stand, so that a guest
     /// survives the sudden end of this process.
     pub state: Option<PathBuf>,
+    /// Ports that wait for each other's guests at the start of the process.
+    pub roll_call: Option<Arc<RollCall>>,
 }
 
 impl VhostConfig {
@@ -69,13 +72,14 @@ impl VhostConfig {
             client: false,
             queue_pairs: 1,
             workers,
-            hands: Caps::ALL,
+            hands: Caps::ALL.with_ufo(true),
             takes: Caps::ALL,
             mtu: None,
             packed: true,
             hash_report: false,
             rsc_ext: false,
             state: None,
+            roll_call: None,
         }
     }
 }
@@ -131,6 +135,7 @@ pub fn open(
     };
     let control = Opened {
         kept,
+        roll_call: config.roll_call.clone(),
         endpoint,
         offer,
         idle: info.clone(),
@@ -182,6 +187,7 @@ pub(super) fn offer(config: &VhostConfig) -> Offer {
     add(hands.tso6(), feature::HOST_TSO6);
     add(hands.tso_ecn(), feature::HOST_ECN);
     add(hands.uso(), feature::HOST_USO);
+    add(hands.ufo(), feature::HOST_UFO);
     add(takes.csum(), feature::GUEST_CSUM);
     add(takes.tso4(), feature::GUEST_TSO4);
     add(takes.tso6(), feature::GUEST_TSO6);
@@ -210,6 +216,7 @@ pub(super) fn offer(config: &VhostConfig) -> Offer {
 /// A port whose switch is not there yet.
 struct Opened {
     kept: Option<Kept>,
+    roll_call: Option<Arc<RollCall>>,
     endpoint: Endpoint,
     offer: Offer,
     idle: PortInfo,
@@ -244,6 +251,7 @@ impl Opened {
     fn run(mut self, workers: Box<dyn Workers>) {
         let offered = self.offer.features;
         let mut guest = Guest::new(workers, self.workers, self.idle, offered, self.kept);
+        guest.roll_call = self.roll_call;
         let mut events = |event| {
             if let Some(notice) = notice(event) {
                 (self.notices)(notice);
@@ -307,6 +315,8 @@ pub(super) struct Guest {
     live: Option<PortInfo>,
     /// Where the workers look for rings while they have none: between [`DataPath::quiesce`] and what follows.
     places: Vec<Place>,
+    /// Until it was answered.
+    roll_call: Option<Arc<RollCall>>,
 }
 
 impl Guest {
@@ -326,6 +336,7 @@ impl Guest {
             kept,
             live: None,
             places: Vec::new(),
+            roll_call: None,
         }
     }
 
@@ -358,6 +369,10 @@ impl Guest {
             false => put(&places, queues, &info),
         };
         self.workers.exchange(queues, info);
+        // Now that packets can reach this guest. Rings are enabled one by one, its first one before those it sends by.
+        if let Some(call) = self.roll_call.take() {
+            call.answer();
+        }
         Ok(())
     }
 
@@ -451,6 +466,7 @@ fn terms(device: &Device, memory: Arc<GuestMemory>) -> Terms {
         form,
         mergeable: has(feature::MRG_RXBUF),
         takes: takes(device.features),
+        hands: hands(device.features),
         hash: has(feature::HASH_REPORT).then(|| Arc::new(Toeplitz::new(&MICROSOFT_KEY))),
         health: Health::default(),
     }
@@ -567,11 +583,12 @@ fn hands(features: u64) -> Caps {
         has(feature::HOST_ECN),
         has(feature::HOST_USO),
     )
+    .with_ufo(has(feature::HOST_UFO))
 }
 
 /// Both directions of each capability, for `jumbo status`.
 pub(super) fn capabilities(offered: u64, acked: u64) -> Vec<Capability> {
-    let rows: [(&'static str, u64); 16] = [
+    let rows: [(&'static str, u64); 17] = [
         ("rx_csum", feature::CSUM),
         ("tx_csum", feature::GUEST_CSUM),
         ("rx_tso4", feature::HOST_TSO4),
@@ -582,6 +599,7 @@ pub(super) fn capabilities(offered: u64, acked: u64) -> Vec<Capability> {
         ("tx_tso_ecn", feature::GUEST_ECN),
         ("rx_uso", feature::HOST_USO),
         ("tx_uso", feature::GUEST_USO4 | feature::GUEST_USO6),
+        ("rx_ufo", feature::HOST_UFO),
         ("mergeable", feature::MRG_RXBUF),
         ("packed", feature::RING_PACKED),
         ("event_idx", feature::EVENT_IDX),

@@ -44,6 +44,8 @@ pub(super) struct Terms {
     pub(super) mergeable: bool,
     /// What the guest takes.
     pub(super) takes: Caps,
+    /// What it may hand over.
+    pub(super) hands: Caps,
     /// The guest wants each packet's hash (VIRTIO_NET_F_HASH_REPORT).
     pub(super) hash: Option<Arc<Toeplitz>>,
     pub(super) health: Health,
@@ -182,15 +184,16 @@ impl ToGuest {
         pool: &Pool,
         terms: &Terms,
     ) -> Result<(), TxFault> {
-        if packet.tags().is_empty() {
+        if packet.header_is_whole() {
             return self.send_behind(packet.header(), packet, payload, pool, terms);
         }
-        self.send_tagged(packet, payload, pool, terms)
+        self.send_joined(packet, payload, pool, terms)
     }
 
+    /// The same where the header is in parts: a tunnel's before the packet's own, or VLAN tags.
     #[cold]
     #[inline(never)]
-    fn send_tagged(
+    fn send_joined(
         &mut self,
         packet: &Packet,
         payload: &mut Pieces<'_>,
@@ -438,9 +441,6 @@ impl VhostQueue {
             };
             *taken_bytes += self.take_ahead(index, room, burst)?;
             if self.chains.is_empty() {
-                if self.from[index].sleep()? {
-                    continue;
-                }
                 return Ok(false);
             }
             self.admit_taken(index, lender, burst, stats);
@@ -490,7 +490,7 @@ impl VhostQueue {
             self.from[index].taken.push(chain);
             let bufs = &self.bufs[first..end];
             let scratch = (&mut *self.head, &mut self.frags);
-            admit(bufs, self.terms.form, lender, scratch, burst, stats);
+            admit(bufs, &self.terms, lender, scratch, burst, stats);
         }
     }
 
@@ -508,12 +508,13 @@ impl VhostQueue {
 #[inline]
 fn admit(
     bufs: &[Buf],
-    form: Form,
+    terms: &Terms,
     lender: Lender,
     (head, frags): (&mut [u8; VNET_MAX + HEAD_WANTED], &mut Vec<Frag>),
     burst: &mut Burst,
     stats: &mut RxStats,
 ) {
+    let form = terms.form;
     let form_len = form.len_bytes();
     let wanted = form_len + HEAD_WANTED;
     let mut head_len = 0;
@@ -537,6 +538,9 @@ fn admit(
     };
     if total_len > PACKET_ROOM {
         return stats.faults.count(HeaderFault::PacketTooLong);
+    }
+    if let Err(fault) = vnet.check_negotiated(terms.hands) {
+        return stats.faults.count(fault);
     }
     let head = &head[form_len..head_len];
     let vnet = Some((&vnet, Trust::Guest));
@@ -593,7 +597,7 @@ impl Queue for VhostQueue {
             }
         }
         self.turn = self.turn.wrapping_add(1);
-        // What reads as zeros may look like an empty ring, and would never be looked at again.
+        // What reads as zeros may look like an empty ring.
         if let (true, Some(from)) = (self.terms.memory.is_dead(), self.from.first()) {
             from.ring.broken(&self.terms, RingFault::MemoryTruncated);
             return RxEnd::Stopped;
@@ -651,6 +655,25 @@ impl Queue for VhostQueue {
 
     fn stopped_by(&self) -> Option<String> {
         self.terms.health.get().cloned()
+    }
+
+    fn arm(&mut self) -> bool {
+        // What reads as zeros looks like an empty ring: `rx` says what it is.
+        let mut more = self.terms.memory.is_dead();
+        for from in &mut self.from {
+            match from.sleep() {
+                Ok(here) => more |= here,
+                Err(fault) => {
+                    from.ring.broken(&self.terms, fault);
+                    more = true;
+                }
+            }
+        }
+        more
+    }
+
+    fn has_packets(&self) -> Option<bool> {
+        Some(self.from.iter().any(|from| from.ring.vring.has_more()))
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use jumbo_ports::queue::TxFault;
+use jumbo_ports::vhost::RollCall;
 use jumbo_switch::patience::Waits;
 use jumbo_testkit::virtio::{
     AVAIL, DriverQueue, FrontEnd, FrontEndListener, GUEST_OFFLOADS, HOST_OFFLOADS, MemoryLayout,
@@ -803,6 +804,44 @@ fn drop_and_start(packed: bool, in_order: bool, workers: usize) {
 fn a_switch_that_ends_in_order_and_starts_again_loses_nothing() {
     for bits in 0..4 {
         drop_and_start(bits & 1 != 0, bits & 2 != 0, 1 + bits % 2);
+    }
+}
+
+/// What the first one back has in its ring waits for the other.
+#[test]
+fn guests_that_come_back_together_wait_for_each_other() {
+    for packed in [false, true] {
+        let mut rig = Rig::of(1, 2, 1);
+        let mut guests = [0, 1].map(|n| rig.guest(n, format(packed)));
+        acquaint(&rig, &mut guests);
+        drop(rig.end());
+        let [mut a, mut b] = guests;
+        let packets: Vec<_> = (0..20).map(|number| raw(mac(1), 0, number, 500)).collect();
+        for packet in &packets {
+            a.send(0, packet);
+        }
+        rig.begin(Vec::new());
+        let sockets = tempfile::tempdir().expect("a folder");
+        let call = RollCall::new(2, SOON);
+        let [of_a, of_b] = ["a", "b"].map(|name| {
+            let path = sockets.path().join(name);
+            let listener = FrontEndListener::bind(&path).expect("bound");
+            rig.port(|config| {
+                config.path = path;
+                config.client = true;
+                config.roll_call = Some(call.clone());
+            });
+            listener.accept(SOON).expect("it connects")
+        });
+        std::thread::scope(|scope| {
+            let back = scope.spawn(|| a.net.reconnect(of_a).expect("reconnected"));
+            eventually(|| !rig.waits(0), || "the first one is back".into());
+            b.net.reconnect(of_b).expect("reconnected");
+            back.join().expect("no panic");
+        });
+        for packet in &packets {
+            assert_eq!(&b.recv().packet, packet);
+        }
     }
 }
 

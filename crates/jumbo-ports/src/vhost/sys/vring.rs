@@ -194,6 +194,15 @@ impl Vring {
         }
     }
 
+    /// Whether there is another chain, or the guest says so.
+    #[inline]
+    pub(in crate::vhost) fn has_more(&self) -> bool {
+        match &self.kind {
+            Kind::Split(split) => split.has_more(),
+            Kind::Packed(packed) => packed.is_available(),
+        }
+    }
+
     /// Where the next chain will be taken.
     #[inline]
     pub(in crate::vhost) fn mark(&self) -> Mark {
