@@ -557,6 +557,6 @@ pub trait Workers: Send + Debug {
     /// The device is gone: the port is taken out.
     fn gone(&mut self) {}
 
-    /// A station has moved to this port.
+    /// A station has moved to this port: it is learned, and everybody behind the other ports is told.
     fn announce(&mut self, station: [u8; 6]);
 }

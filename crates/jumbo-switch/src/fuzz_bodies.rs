@@ -209,7 +209,9 @@ impl Workers for Direct {
         }
     }
 
-    fn announce(&mut self, _station: [u8; 6]) {}
+    fn announce(&mut self, station: [u8; 6]) {
+        lock(&self.0).plane.announce(station, GUEST, 1);
+    }
 }
 
 /// The guest and its monitor.

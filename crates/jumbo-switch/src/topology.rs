@@ -16,6 +16,10 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::counters::PortCounters;
 use crate::patience::{Patience, Waits};
 
+/// Stations announced for a port in a second: QEMU announces each of a guest's cards five times in half a second
+/// (migration/options.c, announce-initial, -rounds, -step).
+const ANNOUNCED_MAX: u8 = 32;
+
 /// Most ports of a switch: a bound on flooding and on the control plane.
 pub const PORTS_MAX: usize = 1024;
 
@@ -197,6 +201,8 @@ pub struct Slot {
     tunnel_refusals: Refusals,
     /// How long packets may still wait for it.
     patience: Patience,
+    /// Stations announced in this second.
+    announced: (u32, u8),
     /// Something was sent to it and not yet published.
     pub sent: bool,
     /// Something was received from it and not yet released.
@@ -216,6 +222,7 @@ impl Slot {
             refusals: Default::default(),
             tunnel_refusals: Default::default(),
             patience: Patience::default(),
+            announced: (0, 0),
             sent: false,
             received: false,
             probes: Vec::new(),
@@ -259,6 +266,18 @@ impl Slot {
         if !self.policy.coalesce.is_lossless() {
             self.counters.rsc.ended(packet, end);
         }
+    }
+
+    /// Whether another station may be announced for it, and counts that.
+    pub(crate) fn may_announce(&mut self, now_s: u32) -> bool {
+        if self.announced.0 != now_s {
+            self.announced = (now_s, 0);
+        }
+        let may = self.announced.1 < ANNOUNCED_MAX;
+        self.announced.1 += u8::from(may);
+        self.counters.announced += u64::from(may);
+        self.counters.unannounced += u64::from(!may);
+        may
     }
 
     /// Writes down what passes from now on; one capture too many ends at once.
