@@ -8,6 +8,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::fragment;
 use crate::packet::{Chain, Frag, HEADER_ROOM, HEADERS_MAX, L3_AT, Link, NIL, Packet, TAGS_MAX};
 use crate::parse::{self, Opaque};
 use crate::tunnel;
@@ -36,6 +37,9 @@ pub struct Arena {
     /// So many of them are in use.
     frags_used: usize,
     follows_tunnels: bool,
+    /// What the numbers of the next fragments are made of, and a secret.
+    fragments: u32,
+    fragments_key: u32,
 }
 
 /// The end of a packet's payload, while pieces are put behind it.
@@ -77,13 +81,27 @@ impl Arena {
             frags: vec![Frag::new(0, 0); frags].into_boxed_slice(),
             frags_used: 0,
             follows_tunnels: false,
+            fragments: 0,
+            fragments_key: 0,
         }
+    }
+
+    /// Chooses the identification of the fragments that IPv6 datagrams of UFO become. `seed` should be
+    /// unknown to others: who can guess the next number can spoil a datagram (RFC 7739 section 3).
+    pub fn number_fragments_from(&mut self, seed: u64) {
+        (self.fragments, self.fragments_key) = (seed as u32, (seed >> 32) as u32);
     }
 
     /// Follows one level of tunnels ([`crate::tunnel`]) from now on, and takes virtio
     /// headers that describe one. Hand over [`HEAD_WANTED_TUNNELS`] bytes then.
     pub fn follow_tunnels(&mut self, follow: bool) {
         self.follows_tunnels = follow;
+    }
+
+    /// Whether tunnels are followed.
+    #[inline]
+    pub fn follows_tunnels(&self) -> bool {
+        self.follows_tunnels
     }
 
     /// Packets that could still be admitted.
@@ -145,14 +163,22 @@ impl Arena {
         )?;
         let mut tunnel_len = 0;
         if self.follows_tunnels {
-            if follow_tunnel(packet, head, vnet.map(|(header, _)| header), opaque)? {
-                opaque = None;
+            let vnet = vnet.map(|(header, _)| header);
+            let described = vnet.is_some_and(VnetHeader::is_tunnel);
+            if described || tunnel::suspected(packet) {
+                if follow_tunnel(packet, head, vnet, opaque)? {
+                    opaque = None;
+                }
+                tunnel_len = usize::from(packet.tunnel.len);
             }
-            tunnel_len = usize::from(packet.tunnel.len);
         }
         if let Some((header, trust)) = vnet {
             vnet::translate(packet, header, trust, total_len)?;
             packet.trusted = trust == Trust::Kernel;
+            if header.is_ufo() {
+                self.fragments = self.fragments.wrapping_add(1);
+                fragment::set_id(packet, mixed(self.fragments, self.fragments_key));
+            }
         }
         let skip = tunnel_len + packet.inner_header_len() + packet.tags.len_bytes();
         let keep = packet.payload_len;
@@ -360,6 +386,7 @@ impl Arena {
 }
 
 /// Follows the tunnel that a virtio header describes, or that the packet's own headers suggest.
+#[cold]
 #[inline(never)]
 fn follow_tunnel(
     packet: &mut Packet,
@@ -371,7 +398,17 @@ fn follow_tunnel(
         tunnel::enter_described(packet, head, header)?;
         return Ok(true);
     }
-    Ok(tunnel::suspected(packet) && tunnel::follow(packet, head, vnet, opaque))
+    Ok(tunnel::follow(packet, head, vnet, opaque))
+}
+
+/// A number that is met once in 2^32 (the finalizer of MurmurHash3 is a permutation).
+fn mixed(count: u32, key: u32) -> u32 {
+    let round = |x: u32| {
+        let x = (x ^ x >> 16).wrapping_mul(0x85eb_ca6b);
+        let x = (x ^ x >> 13).wrapping_mul(0xc2b2_ae35);
+        x ^ x >> 16
+    };
+    round(round(count) ^ key)
 }
 
 /// A packet's payload or a part of it: an iterator over the caller's bytes.

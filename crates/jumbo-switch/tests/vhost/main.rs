@@ -9,3 +9,4 @@ mod life;
 mod offload;
 mod rig;
 mod rings;
+mod spin;

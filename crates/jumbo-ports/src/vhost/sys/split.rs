@@ -72,6 +72,13 @@ impl Split {
     }
 
     #[inline]
+    pub(super) fn has_more(&self) -> bool {
+        // SAFETY: inside every driver area.
+        let seen = unsafe { self.areas.driver_word(IDX) }.load(Ordering::Relaxed);
+        u16::from_le(seen) != self.next_avail
+    }
+
+    #[inline]
     pub(super) fn pop(
         &mut self,
         walk: &mut Walk,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
+use rustix::io::Errno;
 
 use super::buf::{Buf, Prefix, fill};
 use super::dirty::DirtyLog;
@@ -61,6 +62,12 @@ pub(in crate::vhost) enum RingFault {
     /// A ring of a size the specification does not allow.
     #[error("a ring of {0} entries")]
     RingSize(u16),
+    /// The kick descriptor is a pipe whose other end is closed: nobody can ever kick.
+    #[error("its kick pipe is closed at the other end")]
+    KickClosed,
+    /// The kick descriptor cannot be read: the other end of a pipe, or no event at all.
+    #[error("its kick descriptor cannot be read: {0}")]
+    KickUnreadable(Errno),
 }
 
 /// Which way a ring's buffers go.
@@ -184,6 +191,15 @@ impl Vring {
         match &mut self.kind {
             Kind::Split(split) => split.pop(&mut self.walk, bufs),
             Kind::Packed(packed) => packed.pop(&mut self.walk, bufs),
+        }
+    }
+
+    /// Whether there is another chain, or the guest says so.
+    #[inline]
+    pub(in crate::vhost) fn has_more(&self) -> bool {
+        match &self.kind {
+            Kind::Split(split) => split.has_more(),
+            Kind::Packed(packed) => packed.is_available(),
         }
     }
 
