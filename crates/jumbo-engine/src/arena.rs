@@ -49,7 +49,6 @@ pub(crate) struct Growth {
     used: usize,
     /// Where the payload ends, in the caller's terms.
     pub(crate) end: u64,
-    added: u32,
 }
 
 impl Growth {
@@ -58,7 +57,6 @@ impl Growth {
         tail: NIL,
         used: 0,
         end: 0,
-        added: 0,
     };
 }
 
@@ -347,7 +345,6 @@ impl Arena {
             tail: self.packet(id).chain.tail,
             used: self.frags_used,
             end: self.payload_end(id),
-            added: 0,
         }
     }
 
@@ -371,15 +368,14 @@ impl Arena {
             growth.used += 1;
         }
         growth.end = frag.at.wrapping_add(u64::from(frag.len));
-        growth.added += frag.len;
     }
 
-    /// The packet has grown so far.
+    /// The packet has grown so far, by `payload_len` bytes.
     #[inline(always)]
-    pub(crate) fn grown(&mut self, id: PacketId, growth: &Growth) {
+    pub(crate) fn grown(&mut self, id: PacketId, growth: &Growth, payload_len: u32) {
         self.frags_used = growth.used;
         let packet = self.packet_mut(id);
-        packet.payload_len += growth.added;
+        packet.payload_len += payload_len;
         packet.chain.tail = growth.tail;
     }
 
