@@ -6,6 +6,7 @@ use jumbo_engine::arena::Pieces;
 use jumbo_engine::coalesce::{End, GRO, LRO, RSC, RSC_QEMU, Rules, Towards};
 use jumbo_engine::packet::{Layers, Link, Net, Packet, Transport};
 use jumbo_engine::pending::{Caps, GsoKind};
+use jumbo_engine::superpacket::{L3_TOTAL_BIG_MAX, L3_TOTAL_MAX};
 use jumbo_engine::tunnel::Tunnels;
 use jumbo_ports::pool::Pool;
 use jumbo_ports::queue::{Queue, TxFault};
@@ -254,6 +255,10 @@ impl Slot {
         Some(Towards {
             personality,
             tunnels: tunnels.merged(self.policy.takes),
+            big_l3_total_max: match big_tcp(self.policy.takes, packet) {
+                true => L3_TOTAL_BIG_MAX as u32,
+                false => 0,
+            },
             ..Towards::from(u32::from(self.id.0))
         })
     }
@@ -379,13 +384,25 @@ impl Slot {
     }
 }
 
-/// What is left of `takes` once super-packets like this one are refused: of one in a
-/// tunnel, it may be the tunnel.
-pub(crate) fn less(takes: Caps, packet: &Packet, kind: GsoKind) -> Caps {
-    match packet.is_in_tunnel() && takes.udp_tunnel() {
-        true => takes.with_udp_tunnels(false, false),
-        false => takes.without(kind),
+/// Whether packets like this one may be merged beyond 65535 bytes.
+#[inline]
+fn big_tcp(takes: Caps, packet: &Packet) -> bool {
+    match packet.layers().net {
+        Net::V4 => takes.big_tcp4(),
+        _ => takes.big_tcp6(),
     }
+}
+
+/// What is left of `takes` once super-packets like this one are refused: of one in a
+/// tunnel, it may be the tunnel; of one of more than 65535 bytes, its length.
+pub(crate) fn less(takes: Caps, packet: &Packet, kind: GsoKind) -> Caps {
+    if packet.is_in_tunnel() && takes.udp_tunnel() {
+        return takes.with_udp_tunnels(false, false);
+    }
+    if packet.l3_total_len() > L3_TOTAL_MAX {
+        return takes.with_big_tcp(false, false);
+    }
+    takes.without(kind)
 }
 
 /// Nanoseconds of a steady clock.
