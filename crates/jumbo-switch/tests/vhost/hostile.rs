@@ -862,8 +862,6 @@ pub(crate) fn lie(fault: HeaderFault) -> Option<Vec<u8>> {
         }
         // A field behind the private header of a super-packet; no slot. Not a header's doing alone.
         HeaderFault::CsumFieldTooDeep | HeaderFault::HeadMissing | HeaderFault::NoRoom => None,
-        // This guest did not ask for UFO at all; one that did is in `offload.rs`.
-        HeaderFault::GsoUfoSize => None,
         // A header of 12 bytes cannot describe a tunnel, and the type alone is refused.
         HeaderFault::TunnelBothFamilies
         | HeaderFault::TunnelWithoutGso
