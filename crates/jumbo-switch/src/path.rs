@@ -131,16 +131,20 @@ impl Plane {
     fn coalesce_or_forward(&mut self, id: PacketId, from: PortId, now_s: u32) {
         self.burst.arena.packet_mut(id).origin = u32::from(from.0);
         let Burst { arena, pool, .. } = &mut self.burst;
-        let hold = match self.coalescer.offer(arena, id, pool) {
-            Offer::Merged => {
-                self.books.absorbed_by_merging += 1;
-                return;
+        let hold = if self.topology.may_hold(arena.packet(id)) {
+            match self.coalescer.offer(arena, id, pool) {
+                Offer::Merged => {
+                    self.books.absorbed_by_merging += 1;
+                    return;
+                }
+                Offer::Hold(place) => Some(place),
+                Offer::Alone(reason) => {
+                    self.note_alone(from, reason);
+                    None
+                }
             }
-            Offer::Hold(place) => Some(place),
-            Offer::Alone(reason) => {
-                self.note_alone(from, reason);
-                None
-            }
+        } else {
+            None
         };
         let out = match self.forward(id, from, now_s) {
             Destination::Stay(reason) => return self.stay(id, reason),
@@ -485,7 +489,9 @@ impl Plane {
         debug_assert_eq!(self.burst.arena.live(), 0, "in the middle of a burst");
         let slot = self.topology.get_mut(port)?;
         let queue = queue.successor().unwrap_or(queue);
-        Some(slot.exchange(queue, takes, mtu))
+        let old = slot.exchange(queue, takes, mtu);
+        self.topology.note_held();
+        Some(old)
     }
 }
 

@@ -194,6 +194,8 @@ fn open_as(config: &TapConfig, link: Link) -> Result<Port, TapError> {
     let tunnels = form == Form::Tunnel24;
     let takes = config.takes;
     let takes = takes.with_udp_tunnels(tunnels && takes.udp_tunnel(), takes.udp_tunnel_csum());
+    let big = takes.big_tcp4() && link == Link::Ethernet && kernel_takes_big_tcp4();
+    let takes = takes.with_big_tcp(big, false);
     let mut info = PortInfo {
         kind: match link {
             Link::Ethernet => "tap",
@@ -362,6 +364,16 @@ fn offload_bits(caps: Caps) -> u32 {
         | bit(caps.udp_tunnel_csum(), TUN_F_UDP_TUNNEL_GSO_CSUM)
 }
 
+/// Whether this kernel takes TCP over IPv4 of more than 65535 bytes: since Linux 6.3 an IPv4 length of
+/// zero means that of the super-packet (`iph_totlen`); before, it is an error.
+fn kernel_takes_big_tcp4() -> bool {
+    let release = rustix::system::uname();
+    let release = release.release().to_str().unwrap_or_default();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut number = || numbers.next().and_then(|n| n.parse::<u32>().ok());
+    (number(), number()) >= (Some(6), Some(3))
+}
+
 /// Both directions of each capability, for `jumbo status`.
 fn capabilities(config: &TapConfig, hands: Caps, takes: Caps) -> Vec<Capability> {
     type Get = fn(Caps) -> bool;
@@ -400,6 +412,14 @@ fn capabilities(config: &TapConfig, hands: Caps, takes: Caps) -> Vec<Capability>
             why: why(wanted, got),
         });
     }
+    // One way: no TAP hands such packets over (its `tso_max_size` is 65536).
+    let (wanted, got) = (config.takes.big_tcp4(), takes.big_tcp4());
+    list.push(Capability {
+        name: "tx_big_tcp4",
+        offered: got || !wanted,
+        in_use: got,
+        why: why(wanted, got),
+    });
     list
 }
 
