@@ -36,8 +36,9 @@ use jumbo_ports::wrap::capture::Recorder;
 pub(crate) const WORKERS_DEFAULT: usize = 1;
 
 /// How long the guests of `client` ports, which are all there again at once after a restart, wait for each other. Much
-/// less than TCP waits before it sends again.
-const ROLL_CALL_LIMIT: Duration = Duration::from_millis(50);
+/// less than TCP waits before it sends again; and no more than a restart takes, because two cards of one QEMU, which does
+/// one thing after the other, wait in vain.
+const ROLL_CALL_LIMIT: Duration = Duration::from_millis(20);
 
 /// By the processors this process may run on.
 fn usual_spin() -> Spin {
