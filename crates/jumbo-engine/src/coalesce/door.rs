@@ -4,7 +4,7 @@
 //! join. If nothing differs, the held packet's layers are its own, and what no
 //! mask can compare is little: lengths, sequence, IP ID, checksums. Whatever
 //! this cannot answer with "it joins" goes the general way, [`Arena::admit`] and
-//! [`Coalescer::offer`]; the results are the same, which a test holds.
+//! [`Coalescer::offer`]; the results are the same, which tests hold.
 
 use super::judge::{ipv4_header_is_good, next_id};
 use super::rules::{FIRST, Masks, differ_in};
@@ -83,6 +83,32 @@ impl Coalescer {
     /// common is looked at once. What is not merged goes to `rest`, which does what a caller
     /// of `take` would do with it, before the next packet is looked at. An iterator that prefetches a
     /// few packets ahead of the one it gives makes cold packets nearly as cheap as hot ones.
+    ///
+    /// ```
+    /// use jumbo_engine::coalesce::Received;
+    /// use jumbo_engine::prelude::*;
+    ///
+    /// # let (ring, bodies): (Vec<Vec<u8>>, Vec<Frag>) = (Vec::new(), Vec::new());
+    /// # let (mut arena, mut gro) = (Arena::new(64, 128), Coalescer::new(&GRO, 64, 0x5eed));
+    /// # let memory = SliceMemory::new(&[], Kernels::detect());
+    /// // A ring of packets, and where each of them lies.
+    /// let burst = ring.iter().zip(&bodies).map(|(packet, body)| Received {
+    ///     link: Link::Ethernet,
+    ///     head: packet,
+    ///     body: core::slice::from_ref(body),
+    ///     vnet: None,
+    ///     origin: 0,
+    /// });
+    /// gro.take_all(&mut arena, burst, &memory, |gro, arena, _, taken| {
+    ///     let Ok((admitted, offer)) = taken else {
+    ///         return; // malformed: counted and dropped
+    ///     };
+    ///     match offer {
+    ///         Offer::Hold(slot) if gro.hold(arena, admitted.id, slot, 0, &memory).is_ok() => {}
+    ///         _ => gro.ready().push(Ready::alone(admitted.id, 0)),
+    ///     }
+    /// });
+    /// ```
     #[inline]
     pub fn take_all<'a>(
         &mut self,
