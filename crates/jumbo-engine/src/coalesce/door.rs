@@ -131,12 +131,14 @@ impl Coalescer {
                 self.open(arena);
                 continue;
             }
-            match self.take_by_all_rules(arena, &received, memory) {
+            // A copy, so that nobody else wants this one in memory.
+            let other = received;
+            match self.take_by_all_rules(arena, &other, memory) {
                 Ok(Taken::Merged) => {}
                 Ok(Taken::Admitted(admitted, offer)) => {
-                    rest(self, arena, received, Ok((admitted, offer)));
+                    rest(self, arena, other, Ok((admitted, offer)));
                 }
-                Err(fault) => rest(self, arena, received, Err(fault)),
+                Err(fault) => rest(self, arena, other, Err(fault)),
             }
         }
         self.close(arena);
@@ -325,12 +327,13 @@ impl<'a> Line<'a> {
         memory: &impl Memory,
     ) -> Option<Frag> {
         let at = self.whole.at.wrapping_add(header_len as u64);
-        let frag = Frag::new(at, self.whole.len.wrapping_sub(header_len as u32));
-        match self.word::<L3_LEN>(udp) {
-            Word::Vouched => Some(frag),
-            Word::Unsaid => self.verify::<L3_LEN>(header_len, frag, end, memory),
-            Word::Else => None,
-        }
+        let len = self.whole.len.wrapping_sub(header_len as u32);
+        let at = match self.word::<L3_LEN>(udp) {
+            Word::Vouched => at,
+            Word::Unsaid => self.verify::<L3_LEN>(header_len, Frag::new(at, len), end, memory)?,
+            Word::Else => return None,
+        };
+        Some(Frag::new(at, len))
     }
 
     /// Length of the network packet, and how IPv4's IDs go on.
@@ -383,7 +386,7 @@ impl<'a> Line<'a> {
         frag: Frag,
         end: u64,
         memory: &impl Memory,
-    ) -> Option<Frag> {
+    ) -> Option<u64> {
         let (bytes, l4_at) = (self.bytes, L3_AT + L3_LEN);
         let header = bytes.get(l4_at..header_len)?;
         let protocol = if header.len() < 20 {
@@ -401,7 +404,7 @@ impl<'a> Line<'a> {
         };
         let (body, at) = memory.sum_and_place(frag, Some(end))?;
         let sum: Sum = pseudo.add_bytes(header).add(body);
-        (sum.fold() == 0xffff).then_some(Frag::new(at, frag.len))
+        (sum.fold() == 0xffff).then_some(at)
     }
 }
 
