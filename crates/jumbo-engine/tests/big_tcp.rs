@@ -11,9 +11,9 @@ use jumbo_engine::packet::{Frag, Link};
 use jumbo_engine::pending::Caps;
 use jumbo_engine::superpacket::{L3_TOTAL_BIG_MAX, L3_TOTAL_MAX};
 use jumbo_engine::vnet::VnetHeader;
+use jumbo_testkit::PacketBuilder;
 use jumbo_testkit::oracle;
 use jumbo_testkit::script::{IpId, TcpStream, UdpStream};
-use jumbo_testkit::PacketBuilder;
 use proptest::prelude::*;
 use support::bytes_of;
 
@@ -76,7 +76,11 @@ fn through(rules: &Rules, packets: &[Vec<u8>], big: u32, takes: Caps) -> Vec<Lef
 
 fn train(v6: bool, segments: usize, mss: usize) -> Vec<Vec<u8>> {
     let base = PacketBuilder::ethernet();
-    let base = if v6 { base.ipv6([1; 16], [2; 16]) } else { base };
+    let base = if v6 {
+        base.ipv6([1; 16], [2; 16])
+    } else {
+        base
+    };
     let stream = TcpStream::new(base).segments(segments).mss(mss);
     stream.ids(IpId::Increment(0xff00)).packets()
 }
@@ -91,7 +95,11 @@ fn a_long_train_is_one_packet_and_comes_apart() {
             };
             assert!(left.l3_total > L3_TOTAL_MAX);
             let at = if v6 { 18 } else { 16 };
-            assert_eq!(left.whole[at..at + 2], [0, 0], "the length is not told there");
+            assert_eq!(
+                left.whole[at..at + 2],
+                [0, 0],
+                "the length is not told there"
+            );
             assert_eq!(left.finished, packets);
             assert_eq!(left.header.gso_size, 1448);
             // The partial checksum is over the true length.
