@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use jumbo_engine::arena::{Admitted, Arena, HEAD_WANTED_TUNNELS, PacketId, Pieces};
 use jumbo_engine::checksum::Kernels;
-use jumbo_engine::packet::{Frag, Link, Packet};
+use jumbo_engine::packet::{Frag, HEADER_ROOM, Link, Packet};
 use jumbo_engine::parse::Opaque;
 use jumbo_engine::pending::Caps;
 use jumbo_engine::reason::Counts;
@@ -270,6 +270,25 @@ impl Burst {
             Ok(admitted) => self.note(admitted, stats),
             Err(fault) => stats.faults.count(fault),
         }
+    }
+
+    /// Admits a packet that lies in one piece of lent memory, if it is like nearly all
+    /// ([`Arena::admit_plain`]); `false`: by [`Burst::admit_lent`] then.
+    #[inline]
+    pub fn admit_plain(
+        &mut self,
+        whole: Frag,
+        vnet: Option<(&VnetHeader, Trust)>,
+        fill: impl FnOnce(&mut [u8; HEADER_ROOM]),
+        stats: &mut RxStats,
+    ) -> bool {
+        let Some(id) = self.arena.admit_plain(whole, vnet, fill) else {
+            return false;
+        };
+        let packet = self.arena.packet(id);
+        stats.traffic.count(packet, packet.payload_len());
+        self.batch.push(id);
+        true
     }
 
     /// Admits a packet by its first bytes, and by more of them if it is in a tunnel
@@ -538,6 +557,6 @@ pub trait Workers: Send + Debug {
     /// The device is gone: the port is taken out.
     fn gone(&mut self) {}
 
-    /// A station has moved to this port.
+    /// A station has moved to this port: it is learned, and everybody behind the other ports is told.
     fn announce(&mut self, station: [u8; 6]);
 }

@@ -136,7 +136,7 @@ impl Street {
         self.a.taken();
     }
 
-    fn to_guest(&mut self, len: usize) {
+    fn talk_to_guest(&mut self, len: usize) {
         self.send(A, mac(GUEST), len);
     }
 
@@ -194,11 +194,11 @@ impl Workers for Direct {
         let mut street = lock(&self.0);
         let mut old = Vec::new();
         for queue in queues {
-            street.to_guest(200);
+            street.talk_to_guest(200);
             street.super_packet_to_guest(5000);
             let plane = &mut street.plane;
             old.extend(plane.exchange(GUEST, queue, info.takes, info.mtu));
-            street.to_guest(300);
+            street.talk_to_guest(300);
         }
         old
     }
@@ -209,7 +209,9 @@ impl Workers for Direct {
         }
     }
 
-    fn announce(&mut self, _station: [u8; 6]) {}
+    fn announce(&mut self, station: [u8; 6]) {
+        lock(&self.0).plane.announce(station, GUEST, 1);
+    }
 }
 
 /// The guest and its monitor.
@@ -348,7 +350,7 @@ impl Evil {
     fn serve(&mut self) {
         let mut street = lock(&self.street);
         street.serve(GUEST);
-        street.to_guest(100);
+        street.talk_to_guest(100);
         let slot = street.plane.topology.get(GUEST);
         let has_stopped = slot.is_some_and(|slot| slot.queue.stopped_by().is_some());
         drop(street);

@@ -28,7 +28,7 @@ fn a_guest_that_does_anything_harms_nobody() {
     // Else the bytes do not get anywhere and this test says nothing.
     let sum = sum.into_inner();
     println!("{sum:?}");
-    assert!(sum.received > 2000 && sum.sent > 2000, "{sum:?}");
+    assert!(sum.received > 1000 && sum.sent > 2000, "{sum:?}");
     assert!(
         sum.stopped > 100 && sum.errors > 50 && sum.accepted > sum.errors,
         "{sum:?}"

@@ -545,6 +545,7 @@ fn status(port: &switch::PortState, name: &str, drops: &device::Drops) -> PortSt
         lossy_segmented: port.counters.lossy_segmented,
         rsc: (!port.coalesce.is_lossless()).then(|| rsc(&port.counters.rsc)),
         waits: port.counters.waits,
+        announced: port.counters.announced,
         reasons: reasons(&port.counters),
     }
 }

@@ -235,6 +235,9 @@ pub(crate) struct PortStatus {
     /// Times a packet waited for it to make room.
     #[serde(default)]
     pub(crate) waits: u64,
+    /// Stations that its other end announced, each told to everybody behind the other ports.
+    #[serde(default)]
+    pub(crate) announced: u64,
     /// Stage, then reason.
     pub(crate) reasons: BTreeMap<String, BTreeMap<String, ReasonCount>>,
 }

@@ -156,7 +156,7 @@ impl Coalescer {
         arena.append(&mut growth, segment.frag);
         let flow = self.table.flow_mut(flow_id);
         let may_end = flow.grow(segment.frag.len, segment.flags, segment.id_rule);
-        arena.grown(flow.head, &growth);
+        arena.grown(flow.head, &growth, segment.frag.len);
         self.stats.merged += 1;
         self.stats.merged_unadmitted += 1;
         if may_end {

@@ -39,9 +39,9 @@ pub(super) struct Train {
     id_step: u16,
     /// The IPv4 header checksum that goes with it.
     ip_check: u16,
-    /// Packets that may still join, and that did.
+    /// Packets that may still join, and that might when the train was opened.
     left: u32,
-    merged: u32,
+    left_first: u32,
     growth: Growth,
     /// The flow, or that whose packet was seen last.
     flow_id: Option<FlowId>,
@@ -64,7 +64,7 @@ impl Train {
             id_step: 0,
             ip_check: 0,
             left: 0,
-            merged: 0,
+            left_first: 0,
             growth: Growth::NONE,
             flow_id: None,
         }
@@ -115,7 +115,6 @@ impl Train {
         };
         arena.append(&mut self.growth, frag);
         self.left -= 1;
-        self.merged += 1;
         self.seq = seq.wrapping_add(frag.len);
         self.id = id.wrapping_add(self.id_step);
         // One more in the header is one less in its checksum; the negative zero is not used.
@@ -168,6 +167,7 @@ impl Coalescer {
         let count = u32::from(ids.min(flow.segments_max.saturating_sub(flow.segments)));
         let bytes = flow.l3_total_max.saturating_sub(flow.l3_total);
         let header_len = head.inner_header_len();
+        let left = count.min(bytes / size.max(1)).min(arena.room(&growth));
         self.train = Train {
             head: head.bytes,
             mask: mask(masks.all, head),
@@ -181,8 +181,8 @@ impl Coalescer {
             id,
             id_step,
             ip_check: checksum::update(head.be16(L3_AT + 10), flow.id_first, id),
-            left: count.min(bytes / size.max(1)).min(arena.room(&growth)),
-            merged: 0,
+            left,
+            left_first: left,
             growth,
             flow_id: Some(flow_id),
         };
@@ -191,15 +191,15 @@ impl Coalescer {
     /// Brings the flow up to date with what joined.
     #[inline(always)]
     pub(super) fn close(&mut self, arena: &mut Arena) {
-        if self.train.merged != 0 {
+        if self.train.left != self.train.left_first {
             self.catch_up(arena);
         }
-        self.train.left = 0;
+        (self.train.left, self.train.left_first) = (0, 0);
     }
 
     #[inline(never)]
     fn catch_up(&mut self, arena: &mut Arena) {
-        let merged = core::mem::take(&mut self.train.merged);
+        let merged = self.train.left_first - self.train.left;
         let Some(flow_id) = self.train.flow_id else {
             return;
         };
@@ -208,7 +208,7 @@ impl Coalescer {
         flow.seq_next = flow.seq_next.wrapping_add(payload_len);
         flow.l3_total += payload_len;
         flow.segments += merged as u16;
-        arena.grown(flow.head, &self.train.growth);
+        arena.grown(flow.head, &self.train.growth, payload_len);
         self.stats.merged += u64::from(merged);
         self.stats.merged_unadmitted += u64::from(merged);
     }

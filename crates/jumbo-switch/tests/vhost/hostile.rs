@@ -836,7 +836,7 @@ pub(crate) fn lie(fault: HeaderFault) -> Option<Vec<u8>> {
         }
         HeaderFault::GsoTypeUnknown => gso(2, 1000),
         HeaderFault::GsoTunnelRefused => gso(vnet_gso::TCPV4 | vnet_gso::UDP_TUNNEL_IPV4, 1000),
-        HeaderFault::GsoUfoRefused => Some(right(&udp, vnet_gso::UDP, 1000)),
+        HeaderFault::GsoUfoRefused | HeaderFault::GsoUfoSize => return None,
         HeaderFault::GsoEcnNotTcp => Some(right(&udp, vnet_gso::UDP_L4 | vnet_gso::ECN, 1000)),
         HeaderFault::GsoSizeZero => gso(vnet_gso::TCPV4, 0),
         HeaderFault::GsoSizeReserved => gso(vnet_gso::TCPV4, 0xFFFF),
@@ -862,8 +862,6 @@ pub(crate) fn lie(fault: HeaderFault) -> Option<Vec<u8>> {
         }
         // A field behind the private header of a super-packet; no slot. Not a header's doing alone.
         HeaderFault::CsumFieldTooDeep | HeaderFault::HeadMissing | HeaderFault::NoRoom => None,
-        // This guest did not ask for UFO at all; one that did is in `offload.rs`.
-        HeaderFault::GsoUfoSize => None,
         // A header of 12 bytes cannot describe a tunnel, and the type alone is refused.
         HeaderFault::TunnelBothFamilies
         | HeaderFault::TunnelWithoutGso

@@ -231,6 +231,16 @@ impl Vring {
         }
     }
 
+    /// Gives chains back that were read from, in the order taken.
+    #[inline]
+    pub(in crate::vhost) fn give_back_unwritten(&mut self, chains: &mut Vec<Chain>) {
+        let walk = &self.walk;
+        match &mut self.kind {
+            Kind::Split(split) => chains.drain(..).for_each(|c| split.give_back(walk, c, 0)),
+            Kind::Packed(packed) => chains.drain(..).for_each(|c| packed.give_back(walk, c, 0)),
+        }
+    }
+
     /// Shows the guest what was given back. Whether it wants to be called.
     #[inline]
     pub(in crate::vhost) fn publish(&mut self) -> bool {
