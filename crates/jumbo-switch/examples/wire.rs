@@ -2,22 +2,25 @@
 //! by AF_XDP, the kernel's bridge, its forwarding with GRO, DPDK's testpmd. In turns,
 //! slice by slice, so that a busy machine is busy for all.
 //!
-//! `cargo run --release -p jumbo-switch --example wire -- [--json] [ROUNDS]`
+//! `cargo run --release -p jumbo-switch --example wire -- [--json] [--only WORD] [--load LOAD] [ROUNDS]`
+//!
+//! `--only` takes the rows whose name contains the word, `--load` one of `bulk`, `ping`, `small`.
 
 use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use jumbo_engine::checksum::Kernels;
+use jumbo_engine::packet::Link;
 use jumbo_engine::pending::Caps;
 use jumbo_lab::ethtool::Offload;
 use jumbo_lab::meter::{ProcessCpu, Summary};
 use jumbo_lab::ns::{self, Needs, NetNs};
-use jumbo_lab::packet_socket::PacketSocket;
 use jumbo_lab::traffic::{BulkAmount, BulkSpec, Check, PingSpec, bulk, ping};
 use jumbo_lab::{Family, Host};
 use jumbo_ports::packet::{self, Fanout, PacketConfig};
-use jumbo_ports::queue::Port;
+use jumbo_ports::queue::{Bounds, Burst, Port, Queue, RxStats};
 use jumbo_ports::xdp::{self, Mode, Pass, XdpConfig};
 use jumbo_switch::switch::{Switch, SwitchConfig};
 use jumbo_switch::topology::Coalesce;
@@ -32,7 +35,9 @@ type Failed = Box<dyn std::error::Error>;
 enum Way {
     Packet,
     PacketSingle,
+    PacketOff,
     Xdp,
+    XdpOff,
     Bridge,
     BridgeSingle,
     Forwarding,
@@ -40,10 +45,12 @@ enum Way {
     TestpmdXdp,
 }
 
-const WAYS: [Way; 8] = [
+const WAYS: [Way; 10] = [
     Way::Packet,
     Way::PacketSingle,
+    Way::PacketOff,
     Way::Xdp,
+    Way::XdpOff,
     Way::Bridge,
     Way::BridgeSingle,
     Way::Forwarding,
@@ -56,13 +63,41 @@ impl Way {
         match self {
             Way::Packet => "packet",
             Way::PacketSingle => "packet, senders without TSO",
+            Way::PacketOff => "packet, senders without TSO, coalescing off",
             Way::Xdp => "xdp",
+            Way::XdpOff => "xdp, coalescing off",
             Way::Bridge => "kernel bridge",
             Way::BridgeSingle => "kernel bridge, senders without TSO",
             Way::Forwarding => "kernel forwarding, senders without TSO, GRO",
             Way::TestpmdPacket => "testpmd net_af_packet",
             Way::TestpmdXdp => "testpmd net_af_xdp",
         }
+    }
+
+    fn is_switch(self) -> bool {
+        self.is_xdp() || matches!(self, Way::Packet | Way::PacketSingle | Way::PacketOff)
+    }
+
+    fn is_xdp(self) -> bool {
+        matches!(self, Way::Xdp | Way::XdpOff)
+    }
+
+    fn coalesce(self) -> Coalesce {
+        match self {
+            Way::PacketOff | Way::XdpOff => Coalesce::Off,
+            _ => Coalesce::Gro,
+        }
+    }
+
+    /// Its senders hand over segments one by one, as a wire does.
+    fn is_single(self) -> bool {
+        let singles = [
+            Way::PacketSingle,
+            Way::PacketOff,
+            Way::BridgeSingle,
+            Way::Forwarding,
+        ];
+        singles.contains(&self)
     }
 
     /// Polls without end, and finishes no checksums: its row has packets only.
@@ -96,16 +131,13 @@ struct Net {
 
 fn main() -> Result<(), Failed> {
     ns::enter(Needs::Links)?;
-    let mut json = false;
-    let mut rounds = ROUNDS;
-    for argument in std::env::args().skip(1) {
-        match argument.as_str() {
-            "--json" => json = true,
-            number => rounds = number.parse()?,
-        }
-    }
+    let asked = Asked::read()?;
+    let (rounds, json) = (asked.rounds, asked.json);
     let mut rows = Vec::new();
     for way in WAYS {
+        if !way.name().contains(&asked.only) {
+            continue;
+        }
         match join(way) {
             Ok(net) => rows.push((way, net, Figures::default())),
             Err(error) => eprintln!("{}: skipped: {error}", way.name()),
@@ -114,7 +146,7 @@ fn main() -> Result<(), Failed> {
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
         for (way, net, figures) in &mut rows {
-            if let Err(error) = figures.measure(*way, net) {
+            if let Err(error) = figures.measure(*way, net, &asked.load) {
                 eprintln!("{}: {error}", way.name());
             }
         }
@@ -126,6 +158,37 @@ fn main() -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+/// What the command line says.
+#[derive(Debug)]
+struct Asked {
+    json: bool,
+    rounds: usize,
+    only: String,
+    load: String,
+}
+
+impl Asked {
+    fn read() -> Result<Self, Failed> {
+        let mut asked = Self {
+            json: false,
+            rounds: ROUNDS,
+            only: String::new(),
+            load: String::new(),
+        };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().ok_or("a value is missing");
+            match argument.as_str() {
+                "--json" => asked.json = true,
+                "--only" => asked.only = value()?,
+                "--load" => asked.load = value()?,
+                number => asked.rounds = number.parse()?,
+            }
+        }
+        Ok(asked)
+    }
 }
 
 fn join(way: Way) -> Result<Net, Failed> {
@@ -141,15 +204,15 @@ fn join(way: Way) -> Result<Net, Failed> {
         |host: &Host| -> Result<_, Failed> { Ok(host.links()?.get("t0")?.mac.unwrap_or_default()) };
     hosts[0].knows("t0", &hosts[1], mac(&hosts[1])?)?;
     hosts[1].knows("t0", &hosts[0], mac(&hosts[0])?)?;
-    if matches!(way, Way::PacketSingle | Way::BridgeSingle | Way::Forwarding) {
+    if way.is_single() {
         hosts[0].links()?.set_offload("t0", Offload::Tso, false)?;
         hosts[1].links()?.set_offload("t0", Offload::Tso, false)?;
     }
     let joint = match way {
-        Way::Packet | Way::PacketSingle | Way::Xdp => {
+        _ if way.is_switch() => {
             let mut switch = Switch::start(&SwitchConfig::default())?;
             for near in ["w1", "w2"] {
-                switch.add(open(way, &middle, near)?, Coalesce::Gro)?;
+                switch.add(open(way, &middle, near)?, way.coalesce())?;
             }
             Joint::Switch(Box::new(switch))
         }
@@ -161,7 +224,7 @@ fn join(way: Way) -> Result<Net, Failed> {
             Joint::Kernel
         }
         Way::Forwarding => forwarding(&middle, &hosts)?,
-        Way::TestpmdPacket | Way::TestpmdXdp => testpmd(way, &middle)?,
+        _ => testpmd(way, &middle)?,
     };
     Ok(Net {
         hosts,
@@ -171,7 +234,7 @@ fn join(way: Way) -> Result<Net, Failed> {
 }
 
 fn open(way: Way, middle: &NetNs, near: &str) -> Result<Port, Failed> {
-    if way == Way::Xdp {
+    if way.is_xdp() {
         let config = XdpConfig {
             device: near.into(),
             queues: 1,
@@ -180,15 +243,19 @@ fn open(way: Way, middle: &NetNs, near: &str) -> Result<Port, Failed> {
         };
         return Ok(middle.run(|| xdp::open(&config))??);
     }
+    packet_port(middle, near)
+}
+
+fn packet_port(ns: &NetNs, device: &str) -> Result<Port, Failed> {
     let config = PacketConfig {
-        device: near.into(),
+        device: device.into(),
         queues: 1,
         takes: Caps::ALL,
         fanout: Fanout::Hash,
         qdisc_bypass: false,
         mtu: None,
     };
-    Ok(middle.run(|| packet::open(&config))??)
+    Ok(ns.run(|| packet::open(&config))??)
 }
 
 /// The middle routes: each host's packets for the other go to the middle's own
@@ -267,15 +334,21 @@ struct Figures {
 }
 
 impl Figures {
-    fn measure(&mut self, way: Way, net: &mut Net) -> Result<(), Failed> {
+    fn measure(&mut self, way: Way, net: &mut Net, load: &str) -> Result<(), Failed> {
+        let wants = |name| load.is_empty() || load == name;
         if let Joint::Testpmd(child) = &net.joint {
             stop(child, false);
         }
-        if !way.is_testpmd() {
+        if wants("bulk") && !way.is_testpmd() {
             self.bulk(net)?;
+        }
+        if wants("ping") && !way.is_testpmd() {
             self.ping(net)?;
         }
-        let result = self.small(net);
+        let result = match wants("small") {
+            true => self.small(net),
+            false => Ok(()),
+        };
         if let Joint::Testpmd(child) = &net.joint {
             stop(child, true);
         }
@@ -312,9 +385,8 @@ impl Figures {
 
     /// 64-byte packets as fast as one thread sends them.
     fn small(&mut self, net: &Net) -> Result<(), Failed> {
-        let socket = PacketSocket::open(&net.hosts[0].ns, "t0", false)?;
+        let mut flood = Flood::new(net)?;
         let links = net.hosts[1].links()?;
-        let packet = small_packet(net)?;
         let received = || -> Result<u64, Failed> { Ok(links.stats("t0")?.rx_packets) };
         let switch_cpu_s = || -> Result<f64, Failed> {
             Ok(match &net.joint {
@@ -331,8 +403,7 @@ impl Figures {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    // One that the link drops is sent again soon enough.
-                    let _ = socket.send(&packet);
+                    flood.send();
                 }
             });
             std::thread::sleep(SLICE);
@@ -388,6 +459,46 @@ impl Figures {
             }
         }
         format!("{{{}}}", fields.join(","))
+    }
+}
+
+/// Sends one packet over and over, by the transmit ring of a port of ours: as fast as a
+/// thread can that also runs the kernel's half of the link.
+struct Flood {
+    queue: Box<dyn Queue>,
+    burst: Burst,
+}
+
+impl Flood {
+    const BATCH: usize = 64;
+
+    fn new(net: &Net) -> Result<Self, Failed> {
+        let mut port = packet_port(&net.hosts[0].ns, "t0")?;
+        let mut burst = Burst::new(Bounds::default(), Kernels::detect());
+        let packet = small_packet(net)?;
+        let space = burst.pool.space().get_mut(..packet.len());
+        space.ok_or("no room")?.copy_from_slice(&packet);
+        burst.admit(
+            Link::Ethernet,
+            0,
+            packet.len(),
+            None,
+            &mut RxStats::default(),
+        );
+        let queue = port.queues.pop().ok_or("no queue")?;
+        Ok(Self { queue, burst })
+    }
+
+    fn send(&mut self) {
+        let Burst {
+            arena, pool, batch, ..
+        } = &self.burst;
+        let Some(id) = batch.first() else { return };
+        for _ in 0..Self::BATCH {
+            // One that the link drops is sent again soon enough.
+            let _ = self.queue.tx(arena.packet(*id), arena.payload(*id), pool);
+        }
+        self.queue.publish();
     }
 }
 
