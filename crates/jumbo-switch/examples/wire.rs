@@ -24,6 +24,7 @@ use jumbo_ports::queue::{Bounds, Burst, Port, Queue, RxStats};
 use jumbo_ports::xdp::{self, Mode, Pass, XdpConfig};
 use jumbo_switch::switch::{Switch, SwitchConfig};
 use jumbo_switch::topology::Coalesce;
+use rustix::thread::{CpuSet, Pid, sched_setaffinity};
 
 const SLICE: Duration = Duration::from_millis(400);
 const ROUNDS: usize = 5;
@@ -331,11 +332,14 @@ struct Figures {
     p99_us: Vec<f64>,
     small_mpps: Vec<f64>,
     small_mpps_per_core: Vec<f64>,
+    others_percent: Vec<f64>,
 }
 
 impl Figures {
     fn measure(&mut self, way: Way, net: &mut Net, load: &str) -> Result<(), Failed> {
         let wants = |name| load.is_empty() || load == name;
+        let (busy, ours) = (machine_busy_s()?, our_cpu_s(&net.joint)?);
+        let began = Instant::now();
         if let Joint::Testpmd(child) = &net.joint {
             stop(child, false);
         }
@@ -352,6 +356,9 @@ impl Figures {
         if let Joint::Testpmd(child) = &net.joint {
             stop(child, true);
         }
+        let others = (machine_busy_s()? - busy) - (our_cpu_s(&net.joint)? - ours);
+        let whole = began.elapsed().as_secs_f64() * cpus()? as f64;
+        self.others_percent.push((others / whole * 100.0).max(0.0));
         result
     }
 
@@ -398,10 +405,14 @@ impl Figures {
                 Joint::Kernel => 0.0,
             })
         };
+        // Only here: with bulk, sender and receiver want a CPU each.
+        let pinned = Pinned::new(&net.joint)?;
         let over = AtomicBool::new(false);
         let (before, cpu_before, began) = (received()?, switch_cpu_s()?, Instant::now());
         std::thread::scope(|scope| {
             scope.spawn(|| {
+                // Should it fail, the row shows a slow sender.
+                let _ = pin(None, SENDER_CPU);
                 while !over.load(Ordering::Relaxed) {
                     flood.send();
                 }
@@ -413,6 +424,7 @@ impl Figures {
         std::thread::sleep(Duration::from_millis(20));
         let packets = (received()? - before) as f64;
         let cpu_s = switch_cpu_s()? - cpu_before;
+        drop(pinned);
         self.small_mpps.push(packets / elapsed_s / 1e6);
         if cpu_s > 0.0 {
             self.small_mpps_per_core.push(packets / cpu_s / 1e6);
@@ -420,7 +432,7 @@ impl Figures {
         Ok(())
     }
 
-    fn rows(&self) -> [(&'static str, &'static str, &[f64]); 6] {
+    fn rows(&self) -> [(&'static str, &'static str, &[f64]); 7] {
         [
             ("bulk", "gbit_s", &self.gbit_s),
             ("cpu", "cpu_s_per_gb", &self.cpu_s_per_gb),
@@ -432,6 +444,7 @@ impl Figures {
                 "small_mpps_per_core",
                 &self.small_mpps_per_core,
             ),
+            ("others", "others_percent", &self.others_percent),
         ]
     }
 
@@ -500,6 +513,77 @@ impl Flood {
         }
         self.queue.publish();
     }
+}
+
+/// Where the one that floods runs, and where the one that forwards.
+const SENDER_CPU: usize = 0;
+const FORWARDER_CPU: usize = 1;
+
+/// The switch's workers on a CPU of their own, as testpmd's are, until this is dropped.
+struct Pinned(Vec<Pid>);
+
+impl Pinned {
+    fn new(joint: &Joint) -> Result<Self, Failed> {
+        let mut pinned = Self(Vec::new());
+        if !matches!(joint, Joint::Switch(_)) {
+            return Ok(pinned);
+        }
+        for entry in std::fs::read_dir("/proc/self/task")? {
+            let path = entry?.path();
+            // A thread may have ended meanwhile.
+            let name = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+            let tid = path.file_name().and_then(|tid| tid.to_str()?.parse().ok());
+            if let (true, Some(tid)) = (name.starts_with("jumbo-w"), tid.and_then(Pid::from_raw)) {
+                pin(Some(tid), FORWARDER_CPU)?;
+                pinned.0.push(tid);
+            }
+        }
+        Ok(pinned)
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let mut all = CpuSet::new();
+        (0..cpus().unwrap_or(1)).for_each(|cpu| all.set(cpu));
+        for tid in &self.0 {
+            // One that has ended needs nothing.
+            let _ = sched_setaffinity(Some(*tid), &all);
+        }
+    }
+}
+
+fn pin(thread: Option<Pid>, cpu: usize) -> Result<(), Failed> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(sched_setaffinity(thread, &set)?)
+}
+
+fn cpus() -> Result<usize, Failed> {
+    Ok(std::thread::available_parallelism()?.get())
+}
+
+/// CPU time of all but sleeping, of the whole machine (proc_stat(5), the first line).
+fn machine_busy_s() -> Result<f64, Failed> {
+    let text = std::fs::read_to_string("/proc/stat")?;
+    let line = text.lines().next().ok_or("an empty /proc/stat")?;
+    let fields = line.split_ascii_whitespace().skip(1);
+    // user, nice, system, idle, iowait, irq, softirq, steal; guests are in the first two.
+    let busy = fields
+        .take(8)
+        .enumerate()
+        .filter(|(index, _)| !matches!(index, 3 | 4));
+    let ticks: u64 = busy.map(|(_, ticks)| ticks.parse().unwrap_or(0)).sum();
+    Ok(ticks as f64 / 100.0)
+}
+
+/// CPU time of this process, and of testpmd where it forwards.
+fn our_cpu_s(joint: &Joint) -> Result<f64, Failed> {
+    let theirs = match joint {
+        Joint::Testpmd(child) => process_cpu_s(child.id())?,
+        _ => 0.0,
+    };
+    Ok(ProcessCpu::now().total_s() + theirs)
 }
 
 /// User and system time of a process, from `/proc/PID/stat` in hundredths of a second
