@@ -4,7 +4,7 @@
 //!
 //! `cargo run --release -p jumbo-switch --example wire -- [--json] [--only WORD] [--load LOAD] [ROUNDS]`
 //!
-//! `--only` takes the rows whose name contains the word, `--load` one of `bulk`, `ping`, `small`.
+//! `--only` takes the rows whose name is the word, or else contains it, `--load` one of `bulk`, `ping`, `small`.
 
 use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
@@ -28,6 +28,9 @@ use rustix::thread::{CpuSet, Pid, sched_setaffinity};
 
 const SLICE: Duration = Duration::from_millis(400);
 const ROUNDS: usize = 5;
+/// A slice during which others took this much of the machine is taken again.
+const DISTURBED_PERCENT: f64 = 5.0;
+const ATTEMPTS: usize = 4;
 
 type Failed = Box<dyn std::error::Error>;
 
@@ -136,7 +139,7 @@ fn main() -> Result<(), Failed> {
     let (rounds, json) = (asked.rounds, asked.json);
     let mut rows = Vec::new();
     for way in WAYS {
-        if !way.name().contains(&asked.only) {
+        if !asked.wants(way) {
             continue;
         }
         match join(way) {
@@ -147,7 +150,7 @@ fn main() -> Result<(), Failed> {
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
         for (way, net, figures) in &mut rows {
-            if let Err(error) = figures.measure(*way, net, &asked.load) {
+            if let Err(error) = figures.measure_quietly(*way, net, &asked.load) {
                 eprintln!("{}: {error}", way.name());
             }
         }
@@ -171,6 +174,14 @@ struct Asked {
 }
 
 impl Asked {
+    /// The row of that name, else those that contain it.
+    fn wants(&self, way: Way) -> bool {
+        match WAYS.into_iter().find(|way| way.name() == self.only) {
+            Some(only) => way == only,
+            None => way.name().contains(&self.only),
+        }
+    }
+
     fn read() -> Result<Self, Failed> {
         let mut asked = Self {
             json: false,
@@ -336,6 +347,37 @@ struct Figures {
 }
 
 impl Figures {
+    /// Measures once more while others disturb, and keeps the quietest.
+    fn measure_quietly(&mut self, way: Way, net: &mut Net, load: &str) -> Result<(), Failed> {
+        let mut best = Self::default();
+        for attempt in 0..ATTEMPTS {
+            let mut slice = Self::default();
+            slice.measure(way, net, load)?;
+            if attempt == 0 || slice.others_percent < best.others_percent {
+                best = slice;
+            }
+            if best
+                .others_percent
+                .iter()
+                .all(|others| *others < DISTURBED_PERCENT)
+            {
+                break;
+            }
+        }
+        self.add(best);
+        Ok(())
+    }
+
+    fn add(&mut self, slice: Self) {
+        self.gbit_s.extend(slice.gbit_s);
+        self.cpu_s_per_gb.extend(slice.cpu_s_per_gb);
+        self.p50_us.extend(slice.p50_us);
+        self.p99_us.extend(slice.p99_us);
+        self.small_mpps.extend(slice.small_mpps);
+        self.small_mpps_per_core.extend(slice.small_mpps_per_core);
+        self.others_percent.extend(slice.others_percent);
+    }
+
     fn measure(&mut self, way: Way, net: &mut Net, load: &str) -> Result<(), Failed> {
         let wants = |name| load.is_empty() || load == name;
         let (busy, ours) = (machine_busy_s()?, our_cpu_s(&net.joint)?);
