@@ -32,8 +32,9 @@ pub struct PacketId(pub(crate) u32);
 pub struct Arena {
     packets: Box<[Packet]>,
     free: Vec<u32>,
-    frags: Vec<Frag>,
-    frags_max: usize,
+    frags: Box<[Frag]>,
+    /// So many of them are in use.
+    frags_used: usize,
     follows_tunnels: bool,
 }
 
@@ -53,8 +54,8 @@ impl Arena {
         Self {
             packets: vec![Packet::BLANK; packets].into_boxed_slice(),
             free: (0..packets as u32).rev().collect(),
-            frags: Vec::with_capacity(frags),
-            frags_max: frags,
+            frags: vec![Frag::new(0, 0); frags].into_boxed_slice(),
+            frags_used: 0,
             follows_tunnels: false,
         }
     }
@@ -63,6 +64,12 @@ impl Arena {
     /// headers that describe one. Hand over [`HEAD_WANTED_TUNNELS`] bytes then.
     pub fn follow_tunnels(&mut self, follow: bool) {
         self.follows_tunnels = follow;
+    }
+
+    /// Whether tunnels are followed.
+    #[inline]
+    pub fn follows_tunnels(&self) -> bool {
+        self.follows_tunnels
     }
 
     /// Packets that could still be admitted.
@@ -74,7 +81,7 @@ impl Arena {
     /// Pieces of payload that could still be noted.
     #[inline]
     pub fn free_frags(&self) -> usize {
-        self.frags_max - self.frags.len()
+        self.frags.len() - self.frags_used
     }
 
     /// Packets inside.
@@ -124,10 +131,14 @@ impl Arena {
         )?;
         let mut tunnel_len = 0;
         if self.follows_tunnels {
-            if follow_tunnel(packet, head, vnet.map(|(header, _)| header), opaque)? {
-                opaque = None;
+            let vnet = vnet.map(|(header, _)| header);
+            let described = vnet.is_some_and(VnetHeader::is_tunnel);
+            if described || tunnel::suspected(packet) {
+                if follow_tunnel(packet, head, vnet, opaque)? {
+                    opaque = None;
+                }
+                tunnel_len = usize::from(packet.tunnel.len);
             }
-            tunnel_len = usize::from(packet.tunnel.len);
         }
         if let Some((header, trust)) = vnet {
             vnet::translate(packet, header, trust, total_len)?;
@@ -164,8 +175,7 @@ impl Arena {
             let at = frag.at.wrapping_add(skip as u64);
             skip = 0;
             left -= len;
-            let index = self.frags.len() as u32;
-            self.frags.push(Frag::new(at, len));
+            let index = self.push(Frag::new(at, len));
             if chain.tail == NIL {
                 chain.head = index;
             } else if let Some(tail) = self.frags.get_mut(chain.tail as usize) {
@@ -182,9 +192,8 @@ impl Arena {
         if keep == 0 {
             return Chain::EMPTY;
         }
-        let index = self.frags.len() as u32;
         let at = whole.at.wrapping_add(skip as u64);
-        self.frags.push(Frag::new(at, keep));
+        let index = self.push(Frag::new(at, keep));
         Chain {
             head: index,
             tail: index,
@@ -209,7 +218,7 @@ impl Arena {
         debug_assert!(!self.free.contains(&id.0), "released twice");
         self.free.push(id.0);
         if self.free.len() == self.packets.len() {
-            self.frags.clear();
+            self.frags_used = 0;
         }
     }
 
@@ -218,7 +227,7 @@ impl Arena {
     pub fn payload(&self, id: PacketId) -> Pieces<'_> {
         let packet = self.packet(id);
         Pieces {
-            frags: &self.frags,
+            frags: self.frags.get(..self.frags_used).unwrap_or(&[]),
             next: packet.chain.head,
             skip: 0,
             left: packet.payload_len,
@@ -228,7 +237,7 @@ impl Arena {
     /// Whether a packet in one piece could be admitted.
     #[inline(always)]
     pub(crate) fn has_room(&self) -> bool {
-        !self.free.is_empty() && self.frags.len() < self.frags_max
+        !self.free.is_empty() && self.frags_used < self.frags.len()
     }
 
     /// The packet's payload, if it lies in one piece.
@@ -258,7 +267,7 @@ impl Arena {
     /// Puts one piece behind the payload of a packet that has some; there must be room.
     #[inline(always)]
     pub(crate) fn append(&mut self, onto: PacketId, frag: Frag) {
-        let index = self.frags.len() as u32;
+        let index = self.frags_used as u32;
         let head = &mut self.packets[onto.0 as usize];
         head.payload_len += frag.len;
         let Some(last) = self.frags.get_mut(head.chain.tail as usize) else {
@@ -271,7 +280,18 @@ impl Arena {
         }
         last.next = index;
         head.chain.tail = index;
-        self.frags.push(frag);
+        self.push(frag);
+    }
+
+    /// Notes a frag; there must be room. Returns its index.
+    #[inline(always)]
+    fn push(&mut self, frag: Frag) -> u32 {
+        let index = self.frags_used;
+        if let Some(place) = self.frags.get_mut(index) {
+            *place = frag;
+            self.frags_used = index + 1;
+        }
+        index as u32
     }
 
     /// Moves the payload of `from` behind that of `onto` and gives its slot
@@ -303,6 +323,7 @@ impl Arena {
 }
 
 /// Follows the tunnel that a virtio header describes, or that the packet's own headers suggest.
+#[cold]
 #[inline(never)]
 fn follow_tunnel(
     packet: &mut Packet,
@@ -314,7 +335,7 @@ fn follow_tunnel(
         tunnel::enter_described(packet, head, header)?;
         return Ok(true);
     }
-    Ok(tunnel::suspected(packet) && tunnel::follow(packet, head, vnet, opaque))
+    Ok(tunnel::follow(packet, head, vnet, opaque))
 }
 
 /// A packet's payload or a part of it: an iterator over the caller's bytes.

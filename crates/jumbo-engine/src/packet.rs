@@ -294,6 +294,19 @@ impl Packet {
         &self.tunnel
     }
 
+    /// Whether [`Packet::layers`] describes what is inside a tunnel.
+    #[inline]
+    pub fn is_in_tunnel(&self) -> bool {
+        self.tunnel.is_some()
+    }
+
+    /// Whether [`Packet::header`] is all there is before the payload: no tunnel that
+    /// was followed, no VLAN tag kept beside it.
+    #[inline(always)]
+    pub fn header_is_whole(&self) -> bool {
+        !self.tunnel.is_some() && self.tags.is_empty()
+    }
+
     /// Link, network and transport header together, without VLAN tags, in bytes;
     /// those of a tunnel included.
     #[inline]

@@ -245,7 +245,7 @@ impl VnetHeader {
 
     /// Whether the header claims a super-packet in a tunnel.
     #[inline]
-    pub(crate) fn is_tunnel(&self) -> bool {
+    pub fn is_tunnel(&self) -> bool {
         self.gso_type & GSO_TUNNEL != 0
     }
 

@@ -17,7 +17,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use jumbo_engine::arena::{Admitted, Arena, PacketId, Pieces};
+use jumbo_engine::arena::{Admitted, Arena, HEAD_WANTED_TUNNELS, PacketId, Pieces};
 use jumbo_engine::checksum::Kernels;
 use jumbo_engine::packet::{Frag, Link, Packet};
 use jumbo_engine::parse::Opaque;
@@ -25,13 +25,14 @@ use jumbo_engine::pending::Caps;
 use jumbo_engine::reason::Counts;
 use jumbo_engine::reasons;
 use jumbo_engine::segment::segments;
+use jumbo_engine::tunnel::TunnelKind;
 use jumbo_engine::vnet::{HeaderFault, Trust, VnetHeader};
 
 use crate::pool::Pool;
 
 /// Largest packet a port may hand over: 65535 bytes of network packet, an
 /// Ethernet header, two VLAN tags and the longest virtio header.
-pub const PACKET_ROOM: usize = 65535 + 14 + 8 + 20;
+pub const PACKET_ROOM: usize = 65535 + 14 + 8 + 24;
 
 reasons! {
     /// Why could a packet not be handed to a port's device?
@@ -257,7 +258,7 @@ impl Burst {
         vnet: Option<(&VnetHeader, Trust)>,
         stats: &mut RxStats,
     ) {
-        let result = match (self.arena.admit(link, head, body, vnet), vnet) {
+        let result = match (self.admit_from(link, head, body, vnet), vnet) {
             (Err(HeaderFault::CsumFieldTooDeep), Some((header, trust))) if !header.is_gso() => {
                 match self.pool.promote(body) {
                     Some((at, len)) => self.admit_finished(link, at, len, header, trust),
@@ -272,6 +273,58 @@ impl Burst {
         }
     }
 
+    /// Admits a packet by its first bytes, and by more of them if it is in a tunnel
+    /// that goes on behind those.
+    #[inline]
+    fn admit_from(
+        &mut self,
+        link: Link,
+        head: &[u8],
+        body: &[Frag],
+        vnet: Option<(&VnetHeader, Trust)>,
+    ) -> Result<Admitted, HeaderFault> {
+        let result = self.arena.admit(link, head, body, vnet);
+        let cut = match &result {
+            Ok(admitted) => {
+                self.arena.packet(admitted.id).tunnel().kind() == TunnelKind::Unfollowed
+            }
+            Err(_) => vnet.is_some_and(|(header, _)| header.is_tunnel()),
+        };
+        match cut && self.arena.follows_tunnels() && head.len() < HEAD_WANTED_TUNNELS {
+            true => self.admit_by_more(link, head, body, vnet, result),
+            false => result,
+        }
+    }
+
+    /// The same with as many bytes as a tunnel's headers may take. Only this second copy
+    /// is looked at then, so it does not matter if the sender changed the first meanwhile.
+    #[cold]
+    #[inline(never)]
+    fn admit_by_more(
+        &mut self,
+        link: Link,
+        head: &[u8],
+        body: &[Frag],
+        vnet: Option<(&VnetHeader, Trust)>,
+        first: Result<Admitted, HeaderFault>,
+    ) -> Result<Admitted, HeaderFault> {
+        let mut more = [0; HEAD_WANTED_TUNNELS];
+        let mut len = 0;
+        for piece in body.iter().map_while(|frag| self.pool.piece(*frag)) {
+            len += piece.copy_to(&mut more[len..]);
+            if len == more.len() {
+                break;
+            }
+        }
+        if len <= head.len() {
+            return first;
+        }
+        if let Ok(admitted) = first {
+            self.arena.release(admitted.id);
+        }
+        self.arena.admit(link, &more[..len], body, vnet)
+    }
+
     #[inline]
     fn admit_at(
         &mut self,
@@ -281,9 +334,7 @@ impl Burst {
         vnet: Option<(&VnetHeader, Trust)>,
     ) -> Result<Admitted, HeaderFault> {
         let body = [Frag::new(at, len as u32)];
-        let head = self
-            .pool
-            .peek(at, len.min(jumbo_engine::arena::HEAD_WANTED_TUNNELS));
+        let head = self.pool.peek(at, len.min(HEAD_WANTED_TUNNELS));
         self.arena.admit(link, head, &body, vnet)
     }
 
@@ -371,6 +422,17 @@ pub trait Queue: Send + Debug + Any {
     /// it, and we can wait for that. A device of the kernel's drops by itself.
     fn can_wait(&self) -> bool {
         false
+    }
+
+    /// Whether it is full because its rings are being exchanged for others, which comes to an end.
+    fn is_exchanged(&self) -> bool {
+        false
+    }
+
+    /// What is to be used in its place, if it only stands for another queue. Asked once, when a worker is handed the
+    /// queue, between two bursts.
+    fn successor(&mut self) -> Option<Box<dyn Queue>> {
+        None
     }
 
     /// Waits until the receiver made room, at most that long. The caller tries again.

@@ -92,6 +92,8 @@ pub struct Report {
     pub fdb_entries: usize,
     /// News for other workers that found their mailbox full.
     pub news_lost: u64,
+    /// Times it looked for what is ready: asleep before, or in the middle of work.
+    pub wakes: u64,
     /// CPU time its thread has used.
     pub cpu: CpuTime,
 }
@@ -172,6 +174,7 @@ pub(crate) struct Worker {
     epoll: OwnedFd,
     ready: Vec<Ready>,
     news_lost: u64,
+    wakes: u64,
 }
 
 /// A queue with packets waiting.
@@ -209,6 +212,7 @@ impl Worker {
             epoll,
             ready: Vec::with_capacity(crate::topology::PORTS_MAX),
             news_lost: 0,
+            wakes: 0,
         })
     }
 
@@ -227,6 +231,7 @@ impl Worker {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
             }
+            self.wakes += 1;
             if !self.note(&events) {
                 return Ok(());
             }
@@ -450,6 +455,7 @@ impl Worker {
             books: self.plane.books(),
             fdb_entries: self.plane.fdb.len(),
             news_lost: self.news_lost,
+            wakes: self.wakes,
             cpu: CpuTime::of_this_thread(),
         }
     }

@@ -7,9 +7,10 @@ mod support;
 mod hosts;
 #[path = "support/sys.rs"]
 mod sys;
+#[path = "support/transfer.rs"]
+mod transfer;
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream, UdpSocket};
+use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -24,10 +25,7 @@ use jumbo_engine::vnet::{Form, Trust, VnetHeader};
 use jumbo_lab::ns::{Needs, NetNs};
 use jumbo_lab::packet_socket::PacketSocket;
 use jumbo_lab::tap::{Tap, TapOffloads, TapSpec};
-use jumbo_lab::traffic::connect::{PATIENCE, connections};
-use jumbo_lab::traffic::{
-    BulkAmount, BulkSpec, Directions, PingSpec, UdpSpec, bulk, pattern, ping, udp,
-};
+use jumbo_lab::traffic::{BulkAmount, BulkSpec, Directions, PingSpec, UdpSpec, bulk, ping, udp};
 use jumbo_lab::{Family, Host, LabTest, TestError, skip, test_main};
 use jumbo_ports::queue::{Port, TxFault};
 use jumbo_ports::tagged::Tagged;
@@ -38,6 +36,7 @@ use jumbo_testkit::oracle::{self, VnetForm, vnet_gso};
 use jumbo_testkit::script::{IpId, TcpStream as TcpScript, UdpStream};
 use jumbo_testkit::{Extension, Link, PacketBuilder, tcp_flags};
 use support::{drops, quiet};
+use transfer::transfer;
 
 type Outcome = Tested<()>;
 
@@ -73,51 +72,6 @@ fn main() -> ExitCode {
 
 const CSUM: Caps = Caps::new(true, false, false, false, false);
 const TSO: Caps = Caps::new(true, true, true, true, false);
-
-/// So many bytes on each of `flows` connections, both ways at once, each byte compared.
-fn transfer(one: &Host, two: &Host, family: Family, flows: usize, bytes: u64) -> Outcome {
-    let pairs = connections(one, two, family, flows)?;
-    std::thread::scope(|scope| {
-        let mut threads = Vec::new();
-        for end in pairs.iter().flat_map(|(client, server)| [client, server]) {
-            end.set_read_timeout(Some(PATIENCE))?;
-            end.set_write_timeout(Some(PATIENCE))?;
-            threads.push(scope.spawn(move || send(end, bytes)));
-            threads.push(scope.spawn(move || receive(end, bytes)));
-        }
-        for thread in threads {
-            thread.join().expect("no panic")?;
-        }
-        Ok(())
-    })
-}
-
-fn send(mut to: &TcpStream, bytes: u64) -> std::io::Result<()> {
-    let mut sent = 0;
-    while sent < bytes {
-        sent += to.write(pattern::at(sent, 100_000.min(bytes - sent) as usize))? as u64;
-    }
-    to.shutdown(Shutdown::Write)
-}
-
-fn receive(mut from: &TcpStream, bytes: u64) -> std::io::Result<()> {
-    let (mut received, mut buffer) = (0, vec![0; 100_000]);
-    loop {
-        let len = from.read(&mut buffer)?;
-        if !pattern::matches(received, &buffer[..len]) {
-            return Err(std::io::Error::other(format!("damage behind {received}")));
-        }
-        received += len as u64;
-        if len == 0 && received == bytes {
-            return Ok(());
-        }
-        if len == 0 || received > bytes {
-            return Err(std::io::Error::other(format!(
-                "{received} bytes of {bytes}"
-            )));
-        }
-    }
-}
 
 fn both_families(net: &Net, flows: usize, bytes: u64) -> Outcome {
     for family in [Family::V4, Family::V6] {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use crate::config::values::{FdbAge, Mtu, Workers};
+use crate::config::values::{FdbAge, Mtu, Tunnels, Workers};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -119,6 +119,10 @@ pub(crate) struct RunArgs {
     /// Forget a learned address after so many seconds [default: 300]
     #[arg(long, value_name = "N")]
     pub(crate) fdb_age_s: Option<FdbAge>,
+    /// Packets in VXLAN and Geneve: off, nobody looks inside; whole, super-packets in them pass whole; merge,
+    /// they are coalesced as well, which wants tunnels that end in a kernel [default: whole]
+    #[arg(long, value_name = "MODE")]
+    pub(crate) tunnels: Option<Tunnels>,
     /// Where to listen for status, add-port and their like [default: the first free number in /run/jumbo or $XDG_RUNTIME_DIR/jumbo]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) socket: Option<PathBuf>,
@@ -163,6 +167,7 @@ Keys of vhost-user ports:
 A file:
   workers = 2
   fdb_age_s = 300
+  tunnels = \"whole\"
   socket = \"/run/jumbo/lab.sock\"
 
   [[port]]

@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use jumbo_engine::arena::Pieces;
 use jumbo_engine::packet::{HEADERS_MAX, Link, Packet};
 use jumbo_engine::pending::{Csum, GsoKind};
+use jumbo_engine::tunnel::TunnelKind;
 
 use crate::pool::Pool;
 
@@ -211,6 +212,13 @@ fn describe(packet: &Packet, out: &mut String) {
             "{comma}super-packet {kind}: {segments} segments of {}",
             gso.size
         );
+        let tunnel = match packet.tunnel().kind() {
+            TunnelKind::None | TunnelKind::Unfollowed => return,
+            TunnelKind::Udp => "UDP",
+            TunnelKind::Gre => "GRE",
+            TunnelKind::Ip => "IP",
+        };
+        let _ = write!(out, ", in a tunnel over {tunnel}");
     }
 }
 
