@@ -124,6 +124,18 @@ impl XdpSocket {
         let Some(lender) = burst.pool.borrow(&self.regions) else {
             return RxEnd::More;
         };
+        let end = self.rx_with(lender, burst, stats, left);
+        self.rx.give_back();
+        end
+    }
+
+    fn rx_with(
+        &mut self,
+        lender: Lender,
+        burst: &mut Burst,
+        stats: &mut RxStats,
+        left: usize,
+    ) -> RxEnd {
         let mut bytes = 0;
         for count in 0..left {
             let full = bytes >= burst.bounds.batch_bytes || !burst.has_room();
@@ -167,13 +179,24 @@ impl XdpSocket {
             self.lent
                 .push(desc.addr / CHUNK_LEN as u64 * CHUNK_LEN as u64);
         }
-        self.rx.take(count);
+        self.rx.pass(count);
+        self.prefetch();
         let body = if cut {
             Err(RxLoss::Truncated)
         } else {
             Ok(body)
         };
         Some((body, len))
+    }
+
+    /// Has the processor fetch the beginning of the packet after the next.
+    #[inline]
+    fn prefetch(&mut self) {
+        if let (Some(desc), Some(region)) = (self.rx.peek_seen(1), self.regions.first())
+            && let Some(piece) = region.piece(desc.addr, 0)
+        {
+            piece.prefetch();
+        }
     }
 
     fn admit(&self, body: &[Frag], burst: &mut Burst, stats: &mut RxStats) {
@@ -224,13 +247,7 @@ impl XdpSocket {
         if self.down {
             return Err(TxFault::LinkDown);
         }
-        self.scratch.clear();
-        self.scratch.resize(HEADERS_MAX, 0);
-        let header_len = packet.write_header(&mut self.scratch).unwrap_or(0);
-        self.scratch.truncate(header_len);
-        pool.append_to(payload, &mut self.scratch)
-            .ok_or(TxFault::PayloadMissing)?;
-        let count = self.scratch.len().div_ceil(CHUNK_LEN).max(1);
+        let count = packet.wire_len().div_ceil(CHUNK_LEN).max(1);
         if count > 1 && !self.sharing.pieces || count > PIECES_MAX - 1 {
             return Err(TxFault::Refused);
         }
@@ -242,16 +259,65 @@ impl XdpSocket {
                 return Err(TxFault::QueueFull);
             }
         }
-        self.push(count);
+        match count {
+            1 => self.push(packet, payload, pool),
+            _ => self.push_pieces(packet, payload, pool, count),
+        }
+    }
+
+    /// Copies a packet that fits into one straight into a free chunk.
+    fn push(&mut self, packet: &Packet, payload: Pieces<'_>, pool: &Pool) -> Result<(), TxFault> {
+        let (Some(region), Some(&addr)) = (self.regions.first(), self.free.last()) else {
+            return Err(TxFault::QueueFull);
+        };
+        let mut head = [0; HEADERS_MAX];
+        let mut len = packet.write_header(&mut head).unwrap_or(0);
+        // A chunk of ours has room for CHUNK_LEN bytes, and the packet has no more.
+        region.write(addr, &head[..len]).ok_or(TxFault::Refused)?;
+        for frag in payload {
+            let piece = pool.piece(frag).ok_or(TxFault::PayloadMissing)?;
+            if len + piece.len() > CHUNK_LEN {
+                return Err(TxFault::Refused);
+            }
+            region
+                .write_piece(addr + len as u64, piece)
+                .ok_or(TxFault::Refused)?;
+            len += piece.len();
+        }
+        self.free.pop();
+        let len = len as u32;
+        self.tx.push(Desc {
+            addr,
+            len,
+            options: 0,
+        });
         Ok(())
     }
 
-    fn push(&mut self, count: usize) {
+    /// Puts a packet together and copies it into as many chunks as it takes.
+    #[cold]
+    fn push_pieces(
+        &mut self,
+        packet: &Packet,
+        payload: Pieces<'_>,
+        pool: &Pool,
+        count: usize,
+    ) -> Result<(), TxFault> {
+        self.scratch.clear();
+        self.scratch.resize(HEADERS_MAX, 0);
+        let header_len = packet.write_header(&mut self.scratch).unwrap_or(0);
+        self.scratch.truncate(header_len);
+        pool.append_to(payload, &mut self.scratch)
+            .ok_or(TxFault::PayloadMissing)?;
+        if self.scratch.len().div_ceil(CHUNK_LEN) != count {
+            return Err(TxFault::Refused);
+        }
         let Some(region) = self.regions.first() else {
-            return;
+            return Err(TxFault::Gone);
         };
         for (index, bytes) in self.scratch.chunks(CHUNK_LEN).enumerate() {
-            let Some(addr) = self.free.pop() else { return };
+            // As many are free as it takes.
+            let Some(addr) = self.free.pop() else { break };
             // A chunk of ours has room for CHUNK_LEN bytes.
             let _ = region.write(addr, bytes);
             self.tx.push(Desc {
@@ -260,6 +326,7 @@ impl XdpSocket {
                 options: if index + 1 < count { CONTINUED } else { 0 },
             });
         }
+        Ok(())
     }
 
     /// Takes back the chunks of packets that have left.
@@ -267,12 +334,14 @@ impl XdpSocket {
         if self.free.len() >= TX_CHUNKS as usize / 2 {
             return;
         }
-        while let Some(addr) = self.completion.peek(0) {
-            self.completion.take(1);
+        let mut count = 0;
+        while let Some(addr) = self.completion.peek(count) {
+            count += 1;
             if self.free.len() < TX_CHUNKS as usize {
                 self.free.push(addr);
             }
         }
+        self.completion.take(count);
     }
 
     pub(super) fn publish(&mut self) {
