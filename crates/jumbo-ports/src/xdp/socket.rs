@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use jumbo_engine::arena::{HEAD_WANTED, Pieces};
 use jumbo_engine::packet::{Frag, HEADERS_MAX, Link, Packet};
+use jumbo_engine::pending::Csum;
 use jumbo_engine::vnet::{HeaderFault, Trust};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::Errno;
 use rustix::net::xdp::{
-    SocketAddrXdp, SocketAddrXdpFlags, XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING,
-    XDP_UMEM_PGOFF_COMPLETION_RING, XDP_UMEM_PGOFF_FILL_RING, XdpOptionsFlags, XdpUmemReg,
-    XdpUmemRegFlags,
+    SocketAddrXdp, SocketAddrXdpFlags, SocketAddrXdpWithSharedUmem, XDP_PGOFF_RX_RING,
+    XDP_PGOFF_TX_RING, XDP_UMEM_PGOFF_COMPLETION_RING, XDP_UMEM_PGOFF_FILL_RING, XdpOptionsFlags,
+    XdpUmemReg, XdpUmemRegFlags,
 };
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
@@ -45,6 +46,9 @@ pub(super) struct Sharing {
 #[derive(Debug)]
 pub(super) struct XdpSocket {
     fd: OwnedFd,
+    /// Sends, from the same memory. `fd` is waited for: each packet that has left wakes
+    /// whoever waits for its socket, be it only to receive (`sock_def_write_space`).
+    sender: OwnedFd,
     regions: Regions,
     fill: Producer<u64>,
     completion: Consumer<u64>,
@@ -68,25 +72,22 @@ pub(super) struct XdpSocket {
 impl XdpSocket {
     /// A socket on receive queue `queue` of interface `index`.
     pub(super) fn open(index: u32, queue: u32, partial: bool) -> Result<Self, Errno> {
-        let fd = rustix::net::socket_with(
-            AddressFamily::XDP,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let [fd, sender] = [socket()?, socket()?];
         let regions = memory(fd.as_fd())?;
         sockopt::set_xdp_umem_fill_ring_size(&fd, RX_CHUNKS)?;
         sockopt::set_xdp_umem_completion_ring_size(&fd, TX_CHUNKS)?;
         sockopt::set_xdp_rx_ring_size(&fd, RX_CHUNKS)?;
-        sockopt::set_xdp_tx_ring_size(&fd, TX_CHUNKS)?;
+        sockopt::set_xdp_tx_ring_size(&sender, TX_CHUNKS)?;
         let offsets = sockopt::xdp_mmap_offsets(&fd)?;
         let at = fd.as_fd();
+        let tx = sockopt::xdp_mmap_offsets(&sender)?.tx;
         let mut socket = Self {
             fill: Producer::map(at, XDP_UMEM_PGOFF_FILL_RING, offsets.fr, RX_CHUNKS)?,
             completion: Consumer::map(at, XDP_UMEM_PGOFF_COMPLETION_RING, offsets.cr, TX_CHUNKS)?,
             rx: Consumer::map(at, XDP_PGOFF_RX_RING, offsets.rx, RX_CHUNKS)?,
-            tx: Producer::map(at, XDP_PGOFF_TX_RING, offsets.tx, TX_CHUNKS)?,
+            tx: Producer::map(sender.as_fd(), XDP_PGOFF_TX_RING, tx, TX_CHUNKS)?,
             fd,
+            sender,
             regions,
             free: (RX_CHUNKS..RX_CHUNKS + TX_CHUNKS).map(chunk).collect(),
             lent: Vec::with_capacity(RX_CHUNKS as usize),
@@ -105,6 +106,12 @@ impl XdpSocket {
             .for_each(|at| socket.fill.push(at));
         socket.fill.publish();
         socket.sharing = bind(socket.fd.as_fd(), index, queue)?;
+        let flags = SocketAddrXdpFlags::XDP_SHARED_UMEM;
+        let address = SocketAddrXdpWithSharedUmem {
+            addr: SocketAddrXdp::new(flags, index, queue),
+            shared_umem_fd: socket.fd.as_fd(),
+        };
+        rustix::net::bind(&socket.sender, &address)?;
         Ok(socket)
     }
 
@@ -247,7 +254,16 @@ impl XdpSocket {
         if self.down {
             return Err(TxFault::LinkDown);
         }
-        let count = packet.wire_len().div_ceil(CHUNK_LEN).max(1);
+        if let Some(answer) = self.tx_one(packet, payload, pool) {
+            return answer;
+        }
+        self.scratch.clear();
+        self.scratch.resize(HEADERS_MAX, 0);
+        let header_len = packet.write_header(&mut self.scratch).unwrap_or(0);
+        self.scratch.truncate(header_len);
+        pool.append_to(payload, &mut self.scratch)
+            .ok_or(TxFault::PayloadMissing)?;
+        let count = self.scratch.len().div_ceil(CHUNK_LEN).max(1);
         if count > 1 && !self.sharing.pieces || count > PIECES_MAX - 1 {
             return Err(TxFault::Refused);
         }
@@ -259,65 +275,53 @@ impl XdpSocket {
                 return Err(TxFault::QueueFull);
             }
         }
-        match count {
-            1 => self.push(packet, payload, pool),
-            _ => self.push_pieces(packet, payload, pool, count),
-        }
-    }
-
-    /// Copies a packet that fits into one straight into a free chunk.
-    fn push(&mut self, packet: &Packet, payload: Pieces<'_>, pool: &Pool) -> Result<(), TxFault> {
-        let (Some(region), Some(&addr)) = (self.regions.first(), self.free.last()) else {
-            return Err(TxFault::QueueFull);
-        };
-        let mut head = [0; HEADERS_MAX];
-        let mut len = packet.write_header(&mut head).unwrap_or(0);
-        // A chunk of ours has room for CHUNK_LEN bytes, and the packet has no more.
-        region.write(addr, &head[..len]).ok_or(TxFault::Refused)?;
-        for frag in payload {
-            let piece = pool.piece(frag).ok_or(TxFault::PayloadMissing)?;
-            if len + piece.len() > CHUNK_LEN {
-                return Err(TxFault::Refused);
-            }
-            region
-                .write_piece(addr + len as u64, piece)
-                .ok_or(TxFault::Refused)?;
-            len += piece.len();
-        }
-        self.free.pop();
-        let len = len as u32;
-        self.tx.push(Desc {
-            addr,
-            len,
-            options: 0,
-        });
+        self.push(count);
         Ok(())
     }
 
-    /// Puts a packet together and copies it into as many chunks as it takes.
-    #[cold]
-    fn push_pieces(
+    /// Copies a finished packet straight into a free chunk; `None` if it does not fit
+    /// into one, or there is none.
+    #[inline]
+    fn tx_one(
         &mut self,
         packet: &Packet,
         payload: Pieces<'_>,
         pool: &Pool,
-        count: usize,
-    ) -> Result<(), TxFault> {
-        self.scratch.clear();
-        self.scratch.resize(HEADERS_MAX, 0);
-        let header_len = packet.write_header(&mut self.scratch).unwrap_or(0);
-        self.scratch.truncate(header_len);
-        pool.append_to(payload, &mut self.scratch)
-            .ok_or(TxFault::PayloadMissing)?;
-        if self.scratch.len().div_ceil(CHUNK_LEN) != count {
-            return Err(TxFault::Refused);
+    ) -> Option<Result<(), TxFault>> {
+        let finished = !matches!(packet.pending().csum, Csum::Partial { .. });
+        if !finished || packet.wire_len() > CHUNK_LEN || self.tx.room() == 0 {
+            return None;
         }
+        self.reclaim();
+        let (region, &addr) = (self.regions.first()?, self.free.last()?);
+        let mut head = [0; HEADERS_MAX];
+        let mut len = packet.write_header(&mut head)?;
+        region.write(addr, &head[..len])?;
+        for frag in payload {
+            let Some(piece) = pool.piece(frag) else {
+                return Some(Err(TxFault::PayloadMissing));
+            };
+            if len + piece.len() > CHUNK_LEN {
+                return None;
+            }
+            region.write_piece(addr + len as u64, piece)?;
+            len += piece.len();
+        }
+        self.free.pop();
+        self.tx.push(Desc {
+            addr,
+            len: len as u32,
+            options: 0,
+        });
+        Some(Ok(()))
+    }
+
+    fn push(&mut self, count: usize) {
         let Some(region) = self.regions.first() else {
-            return Err(TxFault::Gone);
+            return;
         };
         for (index, bytes) in self.scratch.chunks(CHUNK_LEN).enumerate() {
-            // As many are free as it takes.
-            let Some(addr) = self.free.pop() else { break };
+            let Some(addr) = self.free.pop() else { return };
             // A chunk of ours has room for CHUNK_LEN bytes.
             let _ = region.write(addr, bytes);
             self.tx.push(Desc {
@@ -326,27 +330,33 @@ impl XdpSocket {
                 options: if index + 1 < count { CONTINUED } else { 0 },
             });
         }
-        Ok(())
     }
 
     /// Takes back the chunks of packets that have left.
     fn reclaim(&mut self) {
-        if self.free.len() >= TX_CHUNKS as usize / 2 {
-            return;
+        if self.free.len() < TX_CHUNKS as usize / 2 {
+            self.take_completed();
         }
+    }
+
+    fn take_completed(&mut self) {
         let mut count = 0;
         while let Some(addr) = self.completion.peek(count) {
             count += 1;
             if self.free.len() < TX_CHUNKS as usize {
-                self.free.push(addr);
+                self.free.push(addr / CHUNK_LEN as u64 * CHUNK_LEN as u64);
             }
         }
-        self.completion.take(count);
+        if count > 0 {
+            self.completion.take(count);
+        }
     }
 
     pub(super) fn publish(&mut self) {
         if !self.gone {
             self.kick();
+            // Copied chunks are back at once, and the next batch finds them in the cache.
+            self.take_completed();
         }
     }
 
@@ -357,7 +367,7 @@ impl XdpSocket {
             if self.tx.waiting() == 0 || !self.tx.needs_wakeup() {
                 return;
             }
-            match rustix::net::send(&self.fd, &[], SendFlags::DONTWAIT) {
+            match rustix::net::send(&self.sender, &[], SendFlags::DONTWAIT) {
                 // More is left than one call sends.
                 Ok(_) | Err(Errno::AGAIN | Errno::BUSY | Errno::INTR) => self.down = false,
                 Err(Errno::NETDOWN) => {
@@ -387,6 +397,11 @@ impl XdpSocket {
             let _ = rustix::net::recv(&self.fd, &mut [0u8; 0][..], RecvFlags::DONTWAIT);
         }
     }
+}
+
+fn socket() -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC;
+    rustix::net::socket_with(AddressFamily::XDP, SocketType::RAW, flags, None)
 }
 
 fn chunk(index: u32) -> u64 {
