@@ -40,6 +40,7 @@ pub struct MemHandle {
 #[derive(Debug)]
 struct Shared {
     form: Form,
+    hands: Caps,
     inbox: Mutex<VecDeque<Vec<u8>>>,
     outbox: Mutex<Vec<MemPacket>>,
     /// Super-packets are refused, as some kernels do.
@@ -113,6 +114,7 @@ pub fn port(
 ) -> Result<(Port, MemHandle), rustix::io::Errno> {
     let shared = Arc::new(Shared {
         form: form_of(hands),
+        hands,
         inbox: Mutex::default(),
         outbox: Mutex::default(),
         refuse_gso: Mutex::default(),
@@ -173,6 +175,10 @@ impl Queue for MemQueue {
                 continue;
             };
             let prefix = self.shared.form.len_bytes();
+            if let Err(fault) = header.check_negotiated(self.shared.hands) {
+                stats.faults.count(fault);
+                continue;
+            }
             let vnet = Some((&header, Trust::Guest));
             burst.admit(Link::Ethernet, prefix, len - prefix, vnet, stats);
             taken += len;

@@ -19,12 +19,11 @@ use std::time::Duration;
 
 use jumbo_engine::arena::{Admitted, Arena, HEAD_WANTED_TUNNELS, PacketId, Pieces};
 use jumbo_engine::checksum::Kernels;
-use jumbo_engine::packet::{Frag, Link, Packet};
+use jumbo_engine::packet::{Frag, HEADER_ROOM, Link, Packet};
 use jumbo_engine::parse::Opaque;
 use jumbo_engine::pending::Caps;
 use jumbo_engine::reason::Counts;
 use jumbo_engine::reasons;
-use jumbo_engine::segment::segments;
 use jumbo_engine::tunnel::TunnelKind;
 use jumbo_engine::vnet::{HeaderFault, Trust, VnetHeader};
 
@@ -122,11 +121,11 @@ impl Traffic {
     /// Counts one packet with its payload length.
     #[inline]
     pub fn count(&mut self, packet: &Packet, payload_len: u32) {
-        let size = packet.pending().gso.map_or(0, |gso| gso.size);
-        let wire = u64::from(segments(payload_len, size));
+        let gso = packet.pending().gso;
+        let wire = gso.map_or(1, |gso| u64::from(gso.segments(payload_len)));
         self.packets += 1;
         self.bytes += packet.wire_len() as u64;
-        self.super_packets += u64::from(size != 0);
+        self.super_packets += u64::from(gso.is_some());
         self.segments += wire;
         if payload_len != 0 {
             self.data_packets += 1;
@@ -271,6 +270,25 @@ impl Burst {
             Ok(admitted) => self.note(admitted, stats),
             Err(fault) => stats.faults.count(fault),
         }
+    }
+
+    /// Admits a packet that lies in one piece of lent memory, if it is like nearly all
+    /// ([`Arena::admit_plain`]); `false`: by [`Burst::admit_lent`] then.
+    #[inline]
+    pub fn admit_plain(
+        &mut self,
+        whole: Frag,
+        vnet: Option<(&VnetHeader, Trust)>,
+        fill: impl FnOnce(&mut [u8; HEADER_ROOM]),
+        stats: &mut RxStats,
+    ) -> bool {
+        let Some(id) = self.arena.admit_plain(whole, vnet, fill) else {
+            return false;
+        };
+        let packet = self.arena.packet(id);
+        stats.traffic.count(packet, packet.payload_len());
+        self.batch.push(id);
+        true
     }
 
     /// Admits a packet by its first bytes, and by more of them if it is in a tunnel
@@ -443,6 +461,19 @@ pub trait Queue: Send + Debug + Any {
         None
     }
 
+    /// Asks for [`Queue::fd`] to become readable when packets come. Whether some are there
+    /// already. To be called when `rx` has found nothing and before the caller waits: until
+    /// then a guest need not wake us. A device of the kernel's always does.
+    fn arm(&mut self) -> bool {
+        false
+    }
+
+    /// Whether `rx` would find packets, for who looks by itself instead of waiting; `None`
+    /// if only the kernel knows.
+    fn has_packets(&self) -> Option<bool> {
+        None
+    }
+
     /// What becomes readable when packets are ready; `None` if only asking tells.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 
@@ -532,6 +563,6 @@ pub trait Workers: Send + Debug {
     /// The device is gone: the port is taken out.
     fn gone(&mut self) {}
 
-    /// A station has moved to this port.
+    /// A station has moved to this port: it is learned, and everybody behind the other ports is told.
     fn announce(&mut self, station: [u8; 6]);
 }

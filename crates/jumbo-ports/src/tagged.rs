@@ -93,6 +93,14 @@ impl Queue for Tagged {
         self.inner.stopped_by()
     }
 
+    fn arm(&mut self) -> bool {
+        self.inner.arm()
+    }
+
+    fn has_packets(&self) -> Option<bool> {
+        self.inner.has_packets()
+    }
+
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.inner.fd()
     }

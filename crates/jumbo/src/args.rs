@@ -157,6 +157,9 @@ Keys of xdp ports:
   mode      auto, native or generic: where the program runs [default: auto]
   pass      nothing or host: what the host's stack keeps [default: nothing]
 
+A key of packet, xdp and auto ports:
+  force     on or off: open the interface though its settings (LRO, hardware GRO below XDP) damage what passes [default: off]
+
 Keys of vhost-user ports:
   vhost-user  in a file: the socket's path
   client    on or off: connect to the socket and retry, instead of listening [default: off]
@@ -222,9 +225,11 @@ const PATH_HELP: &str = "\
 Packets:
   tcp4_super, tcp6_super  TCP super-packets; with _cwr: their first segment carries CWR
   udp_super               UDP super-packets
+  tunnel_super            TCP super-packets in VXLAN or Geneve; tunnel_csum_super: with an outer checksum
   partial_checksum        ordinary packets whose checksum is still to be finished
   finished                ordinary packets with nothing left to do
-  tcp4_train, tcp6_train  TCP packets of one flow, one behind the other
+  tcp4_train, tcp6_train  TCP packets of one flow, one behind the other; udp_train: datagrams;
+                          tunnel_train: TCP packets in VXLAN or Geneve
   over_mtu                ordinary packets larger than the MTU of TO
   segments_over_mtu       super-packets whose segments are
 
@@ -290,6 +295,9 @@ pub(crate) struct ReplayArgs {
     /// A burst also ends when the next packet comes more than so many microseconds after the one before
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub(crate) gap_us: u64,
+    /// Look inside of VXLAN, Geneve, GRE and IP in IP: packets in them are merged, or cut, like any others
+    #[arg(long)]
+    pub(crate) tunnels: bool,
     /// The reverse: cut super-packets into packets with so many payload bytes each, and coalesce nothing
     #[arg(
         long,

@@ -213,7 +213,7 @@ fn open_device(
             let config = VhostConfig {
                 client: *client,
                 queue_pairs: queues.get(),
-                hands: caps,
+                hands: caps.with_ufo(spec.offload.uso),
                 takes: caps,
                 mtu: spec.mtu.map(Mtu::get),
                 packed: *packed,
@@ -545,6 +545,7 @@ fn status(port: &switch::PortState, name: &str, drops: &device::Drops) -> PortSt
         lossy_segmented: port.counters.lossy_segmented,
         rsc: (!port.coalesce.is_lossless()).then(|| rsc(&port.counters.rsc)),
         waits: port.counters.waits,
+        announced: port.counters.announced,
         reasons: reasons(&port.counters),
     }
 }

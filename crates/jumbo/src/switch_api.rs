@@ -38,6 +38,8 @@ pub(crate) struct PortSpec {
     pub(crate) capture: Option<CaptureFile>,
     /// What goes wrong on it, on purpose.
     pub(crate) fault: Option<FaultSpec>,
+    /// Open an interface in spite of settings that damage what passes.
+    pub(crate) force: bool,
 }
 
 /// What a port stands on.
@@ -233,6 +235,9 @@ pub(crate) struct PortStatus {
     /// Times a packet waited for it to make room.
     #[serde(default)]
     pub(crate) waits: u64,
+    /// Stations that its other end announced, each told to everybody behind the other ports.
+    #[serde(default)]
+    pub(crate) announced: u64,
     /// Stage, then reason.
     pub(crate) reasons: BTreeMap<String, BTreeMap<String, ReasonCount>>,
 }

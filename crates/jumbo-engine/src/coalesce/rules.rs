@@ -128,7 +128,7 @@ reasons! {
         /// In a tunnel whose super-packets the out port, or its personality, does not take.
         Tunnel = "tunnel",
         /// In a tunnel that could not be followed to TCP or UDP: another version or protocol, a
-        /// fragment, lengths that do not agree.
+        /// fragment, lengths that do not agree, an outer checksum still to be computed.
         TunnelUnreadable = "tunnel_unreadable",
         /// The tunnel's own IPv4 header could not be recreated: a wrong checksum, the negative
         /// zero, or a reserved flag.

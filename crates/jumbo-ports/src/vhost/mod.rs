@@ -25,6 +25,8 @@ pub mod fuzz_bodies;
 mod between;
 mod error;
 mod offer;
+#[cfg(test)]
+mod oracle;
 mod guest;
 mod keep;
 mod kick;

@@ -32,6 +32,9 @@ const AHEAD: usize = 32;
 /// The longest virtio header of any form, bytes.
 const VNET_MAX: usize = 20;
 
+/// That of nearly every guest ([`Form::Modern12`]).
+const MODERN_LEN: usize = 12;
+
 /// Why a port has stopped, once it has.
 pub(super) type Health = Arc<OnceLock<String>>;
 
@@ -44,6 +47,8 @@ pub(super) struct Terms {
     pub(super) mergeable: bool,
     /// What the guest takes.
     pub(super) takes: Caps,
+    /// What it may hand over.
+    pub(super) hands: Caps,
     /// The guest wants each packet's hash (VIRTIO_NET_F_HASH_REPORT).
     pub(super) hash: Option<Arc<Toeplitz>>,
     pub(super) health: Health,
@@ -144,9 +149,7 @@ impl FromGuest {
     }
 
     fn release(&mut self) {
-        for chain in self.taken.drain(..) {
-            self.ring.vring.give_back(chain, 0);
-        }
+        self.ring.vring.give_back_unwritten(&mut self.taken);
         self.ring.publish();
     }
 }
@@ -439,9 +442,6 @@ impl VhostQueue {
             };
             *taken_bytes += self.take_ahead(index, room, burst)?;
             if self.chains.is_empty() {
-                if self.from[index].sleep()? {
-                    continue;
-                }
                 return Ok(false);
             }
             self.admit_taken(index, lender, burst, stats);
@@ -491,7 +491,7 @@ impl VhostQueue {
             self.from[index].taken.push(chain);
             let bufs = &self.bufs[first..end];
             let scratch = (&mut *self.head, &mut self.frags);
-            admit(bufs, self.terms.form, lender, scratch, burst, stats);
+            admit(bufs, &self.terms, lender, scratch, burst, stats);
         }
     }
 
@@ -509,12 +509,18 @@ impl VhostQueue {
 #[inline]
 fn admit(
     bufs: &[Buf],
-    form: Form,
+    terms: &Terms,
     lender: Lender,
     (head, frags): (&mut [u8; VNET_MAX + HEAD_WANTED], &mut Vec<Frag>),
     burst: &mut Burst,
     stats: &mut RxStats,
 ) {
+    let form = terms.form;
+    if let [buf] = bufs
+        && admit_plain(buf, form, lender, burst, stats)
+    {
+        return;
+    }
     let form_len = form.len_bytes();
     let wanted = form_len + HEAD_WANTED;
     let mut head_len = 0;
@@ -539,9 +545,40 @@ fn admit(
     if total_len > PACKET_ROOM {
         return stats.faults.count(HeaderFault::PacketTooLong);
     }
+    if let Err(fault) = vnet.check_negotiated(terms.hands) {
+        return stats.faults.count(fault);
+    }
     let head = &head[form_len..head_len];
     let vnet = Some((&vnet, Trust::Guest));
     burst.admit_lent(Link::Ethernet, head, frags, vnet, stats);
+}
+
+/// The same of a packet that lies in one buffer, if it is like nearly all: its headers go
+/// right where they stay. `false`: it was looked at in vain, and nothing of that counts.
+#[inline]
+fn admit_plain(
+    buf: &Buf,
+    form: Form,
+    lender: Lender,
+    burst: &mut Burst,
+    stats: &mut RxStats,
+) -> bool {
+    let Some(bytes) = buf.first::<MODERN_LEN>() else {
+        return false;
+    };
+    let (true, Some(vnet)) = (
+        form == Form::Modern12,
+        VnetHeader::decode(Form::Modern12, &bytes),
+    ) else {
+        return false;
+    };
+    let skip = MODERN_LEN as u32;
+    let Some(len @ 1..) = buf.len.checked_sub(skip) else {
+        return false;
+    };
+    let whole = Frag::new(buf.frag_at(lender, skip), len);
+    let vnet = Some((&vnet, Trust::Guest));
+    burst.admit_plain(whole, vnet, |head| buf.copy_padded(MODERN_LEN, head), stats)
 }
 
 /// The packet's hash and what it was made of, as its header says it. With which key and for which types is
@@ -594,7 +631,7 @@ impl Queue for VhostQueue {
             }
         }
         self.turn = self.turn.wrapping_add(1);
-        // What reads as zeros may look like an empty ring, and would never be looked at again.
+        // What reads as zeros may look like an empty ring.
         if let (true, Some(from)) = (self.terms.memory.is_dead(), self.from.first()) {
             from.ring.broken(&self.terms, RingFault::MemoryTruncated);
             return RxEnd::Stopped;
@@ -652,6 +689,25 @@ impl Queue for VhostQueue {
 
     fn stopped_by(&self) -> Option<String> {
         self.terms.health.get().cloned()
+    }
+
+    fn arm(&mut self) -> bool {
+        // What reads as zeros looks like an empty ring: `rx` says what it is.
+        let mut more = self.terms.memory.is_dead();
+        for from in &mut self.from {
+            match from.sleep() {
+                Ok(here) => more |= here,
+                Err(fault) => {
+                    from.ring.broken(&self.terms, fault);
+                    more = true;
+                }
+            }
+        }
+        more
+    }
+
+    fn has_packets(&self) -> Option<bool> {
+        Some(self.from.iter().any(|from| from.ring.vring.has_more()))
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

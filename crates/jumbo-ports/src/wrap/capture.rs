@@ -204,8 +204,9 @@ fn describe(packet: &Packet, out: &mut String) {
             GsoKind::Tcp4 => "tcp4",
             GsoKind::Tcp6 => "tcp6",
             GsoKind::Udp => "udp",
+            GsoKind::Ufo => "ufo",
         };
-        let segments = packet.payload_len().div_ceil(u32::from(gso.size));
+        let segments = gso.segments(packet.payload_len());
         let comma = if out.is_empty() { "" } else { "; " };
         let _ = write!(
             out,

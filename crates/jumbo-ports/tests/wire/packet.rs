@@ -151,7 +151,7 @@ fn counts_ring_losses() -> Outcome {
     let (_, got) = taker.drain(&mut *queue);
     far.send(&with_header(&VnetHeader::default(), &base().build()))?;
     let (_, more) = taker.drain(&mut *queue);
-    let lost = taker.stats.losses.get(RxLoss::RingFull);
+    let lost = taker.stats.losses.get(canonical!(RxLoss::RingFull));
     let all = (got.len() + more.len()) as u64 + lost;
     assert!(lost > 0 && all >= 1501, "{lost} of {all}");
     Ok(())
@@ -175,7 +175,7 @@ fn counts_truncated() -> Outcome {
     let whole = got.iter().filter(|bytes| **bytes == large.bytes).count() as u64;
     let lost = taker.stats.losses.total();
     assert!(whole > 200 && whole + lost >= 1000, "{whole} and {lost}");
-    let cut = taker.stats.losses.get(RxLoss::Truncated);
+    let cut = taker.stats.losses.get(canonical!(RxLoss::Truncated));
     assert!(cut > 0, "{:?}", taker.stats.losses);
     Ok(())
 }

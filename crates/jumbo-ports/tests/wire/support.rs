@@ -205,13 +205,25 @@ impl Taker {
 pub(crate) fn send(queue: &mut dyn Queue, vnet: &VnetHeader, bytes: &[u8]) -> Result<(), TxFault> {
     let answer = hand_over(queue, vnet, bytes);
     queue.publish();
-    match queue.lost() {
-        Some((fault, _)) => answer.and(Err(fault)),
-        None => answer,
-    }
+    answer.and(what_was_lost(queue))
 }
 
-/// The same, to be sent with those that follow.
+/// The same; it is published only if something was sent.
+pub(crate) fn send_only(
+    queue: &mut dyn Queue,
+    vnet: &VnetHeader,
+    bytes: &[u8],
+) -> Result<(), TxFault> {
+    hand_over(queue, vnet, bytes)?;
+    queue.publish();
+    what_was_lost(queue)
+}
+
+fn what_was_lost(queue: &mut dyn Queue) -> Result<(), TxFault> {
+    queue.lost().map_or(Ok(()), |(fault, _)| Err(fault))
+}
+
+/// Hands one packet over, to be sent with those that follow.
 pub(crate) fn hand_over(
     queue: &mut dyn Queue,
     vnet: &VnetHeader,

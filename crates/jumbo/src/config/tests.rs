@@ -71,7 +71,7 @@ fn tunnels_are_of_the_switch_and_what_is_typed_wins() {
 fn wire_ports_have_their_keys() {
     let config = from_specs(&[
         "packet:eth0,fanout=queue,qdisc_bypass",
-        "xdp:eth1,mode=generic,pass=host,capture=/tmp/x.pcapng",
+        "xdp:eth1,mode=generic,pass=host,capture=/tmp/x.pcapng,force",
         "auto:eth2,fault=drop:1%,delay:2ms,mtu=9000",
     ])
     .expect("valid");
@@ -95,6 +95,12 @@ fn wire_ports_have_their_keys() {
         }
     );
     assert!(is_packet && is_xdp && xdp.capture.is_some());
+    assert_eq!(
+        [packet.force, xdp.force, auto.force],
+        [false, true, false],
+        "a key alone means on"
+    );
+    from_specs(&["tap:a,force"]).expect_err("a TAP has no such settings");
     let faults = auto.fault.expect("faults").0;
     assert_eq!((faults.drop_ppm, faults.delay_ns), (10_000, 2_000_000));
     assert_eq!(
