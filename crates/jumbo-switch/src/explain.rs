@@ -302,8 +302,8 @@ fn train(row: &mut Row, packet: &Packet, to: &Policy) {
     }
     single(row, packet, to);
     row.coalesce_off = match row.kind {
-        Kind::UdpTrain => !to.coalesce.merges_udp(),
-        _ => to.coalesce == Coalesce::Off,
+        Kind::UdpTrain => !to.coalesce.kind.merges_udp(),
+        _ => to.coalesce.kind == Coalesce::Off,
     };
     if !row.coalesce_off {
         row.lacks = lacking(row.kind, to.takes).map(|name| (Side::To, name));

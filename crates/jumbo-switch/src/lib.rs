@@ -4,7 +4,7 @@
 //! * [`forward`]: which port it leaves by; [`fdb`]: the table that knows.
 //! * [`topology`]: the ports as one worker sees them.
 //! * `patience`: how long packets wait for a receiver that is full.
-//! * [`worker`]: wakes up, runs the path, sleeps.
+//! * [`worker`]: wakes up, runs the path, sleeps; `alarm` wakes it for what rests.
 //! * [`explain`]: what the path does between two ports, and why, without a packet.
 //! * [`counters`]: what happened, and the books that must balance.
 //! * [`switch`]: the workers together: start, ask, stop.
@@ -17,6 +17,7 @@ pub mod forward;
 pub mod fdb;
 pub mod topology;
 mod patience;
+mod alarm;
 pub mod worker;
 pub mod explain;
 pub mod counters;

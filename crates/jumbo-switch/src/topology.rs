@@ -87,11 +87,29 @@ impl Coalesce {
     }
 }
 
+/// How packets that leave by a port are coalesced, as the operator chose.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
+pub struct Coalescing {
+    /// By which rules.
+    pub kind: Coalesce,
+    /// How long an aggregate may rest beyond its burst, in nanoseconds; 0: not at all.
+    pub hold_ns: u32,
+}
+
+impl From<Coalesce> for Coalescing {
+    fn from(kind: Coalesce) -> Self {
+        Self {
+            kind,
+            ..Self::default()
+        }
+    }
+}
+
 /// A port's treatment, the same for all workers.
 #[derive(Copy, Clone, Debug)]
 pub struct Policy {
     /// Of packets leaving by it.
-    pub coalesce: Coalesce,
+    pub coalesce: Coalescing,
     /// Pending work it can take.
     pub takes: Caps,
     /// Largest network packet it can take, bytes.
@@ -107,10 +125,10 @@ impl Policy {
         let takes = match (layers.transport, layers.net) {
             (Transport::Tcp, Net::V4) => self.takes.tso4(),
             (Transport::Tcp, Net::V6) => self.takes.tso6(),
-            (Transport::Udp, _) => self.takes.uso() && self.coalesce.merges_udp(),
+            (Transport::Udp, _) => self.takes.uso() && self.coalesce.kind.merges_udp(),
             _ => false,
         };
-        self.coalesce.personality().filter(|_| takes)
+        self.coalesce.kind.personality().filter(|_| takes)
     }
 }
 
@@ -161,6 +179,10 @@ impl Slot {
         std::mem::replace(&mut self.queue, queue)
     }
 
+    fn holds(&self) -> bool {
+        self.policy.coalesce.hold_ns != 0
+    }
+
     /// How packets like this one are held for it, if they are.
     #[inline]
     pub fn coalesces(&self, packet: &Packet) -> Option<Towards> {
@@ -168,6 +190,7 @@ impl Slot {
         Some(Towards {
             personality,
             tunnels: self.policy.takes.tunnels(),
+            hold_ns: self.policy.coalesce.hold_ns,
             ..Towards::from(u32::from(self.id.0))
         })
     }
@@ -177,7 +200,7 @@ impl Slot {
         if packet.pending().gso.is_some() {
             self.counters.ends.count(end);
         }
-        if !self.policy.coalesce.is_lossless() {
+        if !self.policy.coalesce.kind.is_lossless() {
             self.counters.rsc.ended(packet, end);
         }
     }
@@ -283,6 +306,8 @@ fn now_ns() -> u64 {
 #[derive(Debug, Default)]
 pub struct Topology {
     slots: Vec<Option<Slot>>,
+    /// How many have a hold time.
+    holding: usize,
     /// What ports that went away have counted.
     gone: Vec<(PortId, PortCounters)>,
 }
@@ -294,12 +319,21 @@ impl Topology {
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
-        self.slots[index] = Some(slot);
+        self.holding += usize::from(slot.holds());
+        let old = self.slots[index].replace(slot);
+        self.holding -= usize::from(old.is_some_and(|old| old.holds()));
+    }
+
+    /// Whether packets may rest towards one of them.
+    #[inline]
+    pub fn holds(&self) -> bool {
+        self.holding != 0
     }
 
     /// Removes a port and keeps its counters.
     pub fn remove(&mut self, id: PortId) -> Option<Box<dyn Queue>> {
         let slot = self.slots.get_mut(usize::from(id.0))?.take()?;
+        self.holding -= usize::from(slot.holds());
         self.gone.push((id, slot.counters));
         Some(slot.queue)
     }

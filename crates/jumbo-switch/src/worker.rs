@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError};
 use std::time::Duration;
 
+use jumbo_engine::coalesce::End;
 use jumbo_engine::pending::Caps;
 use jumbo_ports::queue::{Queue, RxEnd};
 use jumbo_ports::wrap::capture::Probe;
@@ -17,11 +18,12 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-use crate::counters::{Books, PortCounters};
+use crate::counters::{Books, Gauge, PortCounters};
 use crate::fdb::{Seen, Station};
-use crate::path::Plane;
+use crate::path::{Plane, seconds};
 use crate::switch::Event;
 use crate::sys::CpuTime;
+use crate::alarm::Alarm;
 use crate::topology::{PortId, Slot};
 
 /// Messages that may wait in a mailbox. News that finds it full is lost, and
@@ -39,8 +41,9 @@ const ROUNDS_MAX: usize = 16;
 /// that arrives, on the sender's time, though nobody sleeps.
 const BUSY_BATCHES: u8 = 4;
 
-/// The epoll name of the mailbox; ports use their id.
+/// The epoll names of the mailbox and the alarm; ports use their id.
 const MAILBOX_EVENT: u64 = u64::MAX;
+const ALARM_EVENT: u64 = u64::MAX - 1;
 
 /// What a worker may be told.
 #[derive(Debug)]
@@ -65,6 +68,8 @@ pub(crate) enum Message {
     Capture(PortId, Box<Probe>),
     /// Tell what you have counted.
     Report(Sender<Report>),
+    /// Send what rests, and say when that is done.
+    RestNoMore(Sender<()>),
     /// Finish.
     Stop,
 }
@@ -105,6 +110,8 @@ pub struct PortReport {
     pub up: bool,
     /// Its counters.
     pub counters: PortCounters,
+    /// What rests on the way to it.
+    pub resting: Gauge,
     /// What it still takes, after what its kernel refused.
     pub takes: Option<Caps>,
 }
@@ -170,6 +177,7 @@ pub(crate) struct Worker {
     others: Vec<Mailbox>,
     says: Sender<Event>,
     epoll: OwnedFd,
+    alarm: Alarm,
     ready: Vec<Ready>,
     news_lost: u64,
 }
@@ -200,6 +208,9 @@ impl Worker {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let data = EventData::new_u64(MAILBOX_EVENT);
         epoll::add(&epoll, own.wake.as_fd(), data, EventFlags::IN)?;
+        let alarm = Alarm::new()?;
+        let data = EventData::new_u64(ALARM_EVENT);
+        epoll::add(&epoll, alarm.timer.as_fd(), data, EventFlags::IN)?;
         Ok(Self {
             plane,
             mailbox,
@@ -207,6 +218,7 @@ impl Worker {
             others,
             says,
             epoll,
+            alarm,
             ready: Vec::with_capacity(crate::topology::PORTS_MAX),
             news_lost: 0,
         })
@@ -223,6 +235,9 @@ impl Worker {
             events.clear();
             let spare = rustix::buffer::spare_capacity(&mut events);
             let sleep = self.ready.is_empty();
+            if let (true, Some(deadline_ns)) = (sleep, self.plane.next_deadline_ns()) {
+                self.alarm.set(deadline_ns)?;
+            }
             match epoll::wait(&self.epoll, spare, (!sleep).then_some(&look)) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
@@ -241,6 +256,7 @@ impl Worker {
                 MAILBOX_EVENT => {
                     let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
                 }
+                ALARM_EVENT => self.alarm.rang(),
                 port => self.ready.push(Ready {
                     port: PortId(port as u16),
                     full: 0,
@@ -253,11 +269,10 @@ impl Worker {
     /// Serves the queues that are ready, a batch in turn, until each is empty or
     /// it is time to look for others.
     fn serve(&mut self) {
-        let now_s = now_s();
         for _ in 0..ROUNDS_MAX {
             let mut index = 0;
             while let Some(&ready) = self.ready.get(index) {
-                let end = self.plane.batch(ready.port, now_s);
+                let end = self.plane.batch(ready.port, self.now_ns());
                 self.teach();
                 match end {
                     RxEnd::More => {
@@ -283,9 +298,9 @@ impl Worker {
         }
         // Epoll is level-triggered: what is ready and watched is reported again.
         self.ready.retain(|ready| ready.is_busy());
-        // A queue that said there may be more may have none: nothing is held
-        // over a look around, which may become a sleep.
-        self.plane.end_burst();
+        // A queue that said there may be more may have none: nothing but what may rest
+        // is held over a look around, which may become a sleep.
+        self.plane.end_burst(self.now_ns());
     }
 
     /// Counts a full batch; a queue that becomes busy is no longer watched.
@@ -330,6 +345,16 @@ impl Worker {
         }
     }
 
+    /// Nanoseconds since boot: coarse where only ageing asks.
+    fn now_ns(&self) -> u64 {
+        let clock = match self.plane.topology.holds() {
+            true => ClockId::Monotonic,
+            false => ClockId::MonotonicCoarse,
+        };
+        let now = clock_gettime(clock);
+        now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    }
+
     fn teach(&mut self) {
         let Self { plane, others, .. } = self;
         let mut lost = 0;
@@ -346,10 +371,10 @@ impl Worker {
 
     /// Reads the mailbox; `false` to stop.
     fn read_mail(&mut self) -> bool {
-        let now_s = now_s();
+        let now_ns = self.now_ns();
         while let Ok(message) = self.mailbox.try_recv() {
             match message {
-                Message::Learn(station, port) => self.plane.hear(station, port, now_s),
+                Message::Learn(station, port) => self.plane.hear(station, port, now_ns),
                 Message::Add(slot) => self.add(*slot),
                 Message::Remove(port) => self.remove(port),
                 Message::Lose(port) if self.plane.topology.get(port).is_none() => {}
@@ -360,7 +385,7 @@ impl Worker {
                     let _ = reply.send(self.plane.take(port));
                 }
                 Message::Stations(reply) => {
-                    let _ = reply.send(self.plane.fdb.stations(now_s).collect());
+                    let _ = reply.send(self.plane.fdb.stations(seconds(now_ns)).collect());
                 }
                 Message::Exchange(exchange) => self.exchange(*exchange),
                 Message::SetMtu(port, mtu) => {
@@ -376,7 +401,14 @@ impl Worker {
                 Message::Report(reply) => {
                     let _ = reply.send(self.report());
                 }
-                Message::Stop => return false,
+                Message::RestNoMore(reply) => {
+                    self.plane.rest_no_more(End::BurstEnd);
+                    let _ = reply.send(());
+                }
+                Message::Stop => {
+                    self.plane.rest_no_more(End::BurstEnd);
+                    return false;
+                }
             }
         }
         true
@@ -428,10 +460,12 @@ impl Worker {
     }
 
     fn report(&self) -> Report {
+        let resting = self.plane.resting();
         let here = self.plane.topology.iter().map(|slot| PortReport {
             id: slot.id,
             up: true,
             counters: slot.counters.clone(),
+            resting: resting.get(&slot.id).copied().unwrap_or_default(),
             takes: Some(slot.policy.takes),
         });
         let gone = self
@@ -443,6 +477,7 @@ impl Worker {
                 id: *id,
                 up: false,
                 counters: counters.clone(),
+                resting: Gauge::default(),
                 takes: None,
             });
         Report {
@@ -453,9 +488,4 @@ impl Worker {
             cpu: CpuTime::of_this_thread(),
         }
     }
-}
-
-/// Seconds since boot, coarse: only ageing asks.
-fn now_s() -> u32 {
-    clock_gettime(ClockId::MonotonicCoarse).tv_sec as u32
 }

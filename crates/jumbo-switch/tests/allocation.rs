@@ -128,7 +128,7 @@ fn batches_allocate_nothing() {
             _ => vec![[vec![0; 12], hello].concat()],
         };
         let policy = Policy {
-            coalesce: Coalesce::Gro,
+            coalesce: Coalesce::Gro.into(),
             takes,
             mtu: 1500,
         };
@@ -137,9 +137,9 @@ fn batches_allocate_nothing() {
             .topology
             .insert(Slot::new(PortId(n as u16), queue, policy));
     }
-    let round = |plane: &mut Plane, now_s| {
+    let round = |plane: &mut Plane, now_s: u32| {
         for port in [4, 3, 2, 1, 0] {
-            while plane.batch(PortId(port), now_s) == RxEnd::More {}
+            while plane.batch(PortId(port), u64::from(now_s) * 1_000_000_000) == RxEnd::More {}
         }
         let mut news = 0;
         plane.share_news(|_, _| {

@@ -1026,7 +1026,7 @@ impl PlaneRig {
 
     fn insert(&mut self, index: usize, queue: Box<dyn Queue>, takes: Caps, mtu: usize) {
         let policy = Policy {
-            coalesce: Coalesce::Gro,
+            coalesce: Coalesce::Gro.into(),
             takes,
             mtu,
         };

@@ -5,7 +5,8 @@
 //! known, or passed on alone. What has ended appears in [`Coalescer::ready`], in
 //! an order that never lets a packet overtake its own flow; order between flows
 //! is not kept. [`Coalescer::flush`] ends everything: call it when nothing more
-//! is ready to be received.
+//! is ready to be received. Where a hold time is asked for ([`Towards::hold_ns`]), call
+//! [`Coalescer::end_burst`] instead: it lets rest what may rest, and tells until when.
 //!
 //! Headers of held packets stay in their arena slots; payload is linked, never
 //! copied. Cost is one hash, one set of the table and one masked comparison of
@@ -21,6 +22,7 @@ mod gro;
 mod judge;
 mod lro;
 mod merge;
+mod rest;
 mod rsc;
 mod rules;
 mod table;
@@ -30,6 +32,7 @@ use alloc::vec::Vec;
 pub use door::{Received, Taken};
 pub use gro::GRO;
 pub use lro::LRO;
+pub use rest::{RestBounds, Resting};
 pub use rsc::{RSC, RSC_QEMU, RscStats};
 pub use rules::{
     AckFold, Alone, CwrRule, End, EndsAfter, Field, Held, IpIdRule, MarksRefused, Moving, Push,
@@ -75,6 +78,9 @@ pub struct Towards {
     /// would be segmented again on its way out: work for nothing, so it is not
     /// merged in the first place.
     pub tunnels: Tunnels,
+    /// How long an aggregate may rest beyond its burst, in nanoseconds; 0: it leaves
+    /// when the burst ends ([`Coalescer::end_burst`]).
+    pub hold_ns: u32,
 }
 
 impl From<u32> for Towards {
@@ -84,6 +90,7 @@ impl From<u32> for Towards {
             personality: 0,
             l3_total_max: u32::MAX,
             tunnels: Tunnels::All,
+            hold_ns: 0,
         }
     }
 }
@@ -141,6 +148,8 @@ pub struct Coalescer {
     personalities: Vec<Rules>,
     masks: MaskCache,
     table: Table,
+    /// The nearest deadline of what rests, or one before it.
+    nearest_ns: u64,
     ready: Vec<Ready>,
     stats: CoalesceStats,
 }
@@ -164,6 +173,7 @@ impl Coalescer {
             personalities: rules.iter().copied().take(256).collect(),
             masks: MaskCache::new(rules),
             table: Table::new(flows, seed),
+            nearest_ns: u64::MAX,
             ready: Vec::with_capacity(2 * flows),
             stats: CoalesceStats::default(),
         }
@@ -375,6 +385,7 @@ impl Coalescer {
             flow.segments_max = udp.datagrams_max;
         }
         flow.l3_total_max = l3_total_max;
+        flow.hold_ns = towards.hold_ns;
         self.table.insert(slot, flow);
         Ok(())
     }
@@ -383,18 +394,6 @@ impl Coalescer {
     pub fn flush(&mut self, arena: &mut Arena, reason: End) {
         while let Some(flow) = self.table.oldest() {
             self.end(arena, flow, reason);
-        }
-    }
-
-    /// Ends the held flows of one [`Packet::origin`], oldest first: that queue
-    /// has nothing more, others may. Linear in the flows held.
-    pub fn flush_origin(&mut self, arena: &mut Arena, origin: u32, reason: End) {
-        let mut next = self.table.oldest();
-        while let Some(flow_id) = next {
-            next = self.table.newer(flow_id);
-            if arena.packet(self.table.flow(flow_id).head).origin == origin {
-                self.end(arena, flow_id, reason);
-            }
         }
     }
 
