@@ -76,7 +76,9 @@ mod tests {
         alarm.rang();
         assert!(!rings(&alarm, Some(&Timespec::default())));
         alarm.set(1).expect("again");
-        alarm.set(u64::MAX / 2).expect("later: the earlier one counts");
+        alarm
+            .set(u64::MAX / 2)
+            .expect("later: the earlier one counts");
         assert!(rings(&alarm, None));
     }
 }

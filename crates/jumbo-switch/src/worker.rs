@@ -18,12 +18,12 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
+use crate::alarm::Alarm;
 use crate::counters::{Books, Gauge, PortCounters};
 use crate::fdb::{Seen, Station};
 use crate::path::{Plane, seconds};
 use crate::switch::Event;
 use crate::sys::CpuTime;
-use crate::alarm::Alarm;
 use crate::topology::{PortId, Slot};
 
 /// Messages that may wait in a mailbox. News that finds it full is lost, and

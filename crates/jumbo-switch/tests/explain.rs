@@ -187,7 +187,7 @@ fn every_pair_of_ports_is_treated_as_explained() {
         for takes in all_caps() {
             for coalesce in Coalesce::ALL {
                 let policy = Policy {
-                    coalesce,
+                    coalesce: coalesce.into(),
                     takes,
                     mtu: to_mtu,
                 };

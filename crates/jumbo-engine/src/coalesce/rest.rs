@@ -81,10 +81,9 @@ impl Coalescer {
     #[cold]
     fn make_room(&mut self, arena: &mut Arena, mut left: RestBounds, bounds: RestBounds) {
         let mut next = self.table.oldest();
-        while let (Some(flow_id), true) = (
-            next,
-            left.flows > bounds.flows || left.bytes > bounds.bytes,
-        ) {
+        while let (Some(flow_id), true) =
+            (next, left.flows > bounds.flows || left.bytes > bounds.bytes)
+        {
             next = self.table.newer(flow_id);
             if self.table.rests_until(flow_id).is_some() {
                 left.flows -= 1;
