@@ -19,7 +19,7 @@ use jumbo_ports::wrap::capture::Direction;
 use crate::counters::{Books, PortCounters};
 use crate::fdb::{Fdb, Learned, Station};
 use crate::forward::{self, Destination, Stay};
-use crate::topology::{Coalesce, Policy, PortId, Slot, Topology};
+use crate::topology::{Coalescing, Policy, PortId, Slot, Topology};
 
 /// [`Ready::out`] of a packet that goes to every other port.
 const FLOOD: u32 = u32::MAX;
@@ -57,7 +57,7 @@ impl Plane {
             fdb: Fdb::new(fdb_age_s, seed),
             burst: Burst::new(bounds, Kernels::detect()),
             coalescer: Coalescer::with_personalities(
-                &Coalesce::tables(),
+                &Coalescing::tables(),
                 bounds.burst_packets,
                 seed,
             ),

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use jumbo_engine::arena::Pieces;
-use jumbo_engine::coalesce::{End, GRO, LRO, RSC, RSC_QEMU, Rules, Towards};
+use jumbo_engine::coalesce::{CwrRule, End, GRO, LRO, RSC, RSC_QEMU, Rules, Towards};
 use jumbo_engine::packet::{Link, Net, Packet, Transport};
 use jumbo_engine::pending::{Caps, GsoKind};
+use jumbo_engine::superpacket::L3_TOTAL_MAX;
 use jumbo_ports::pool::Pool;
 use jumbo_ports::queue::{Queue, TxFault};
 use jumbo_ports::tap::Refusals;
@@ -45,14 +46,6 @@ impl Coalesce {
     /// Every kind.
     pub const ALL: [Self; 5] = [Self::Off, Self::Gro, Self::Lro, Self::Rsc, Self::RscQemu];
 
-    /// Every kind that holds packets, in the order of [`Coalesce::tables`].
-    const HOLDING: [Self; 4] = [Self::Gro, Self::Lro, Self::Rsc, Self::RscQemu];
-
-    /// The engine's table of each.
-    pub fn tables() -> [Rules; 4] {
-        [GRO, LRO, RSC, RSC_QEMU]
-    }
-
     /// What the configuration calls it.
     pub fn name(self) -> &'static str {
         match self {
@@ -79,29 +72,69 @@ impl Coalesce {
             Self::RscQemu => RSC_QEMU.udp.is_some(),
         }
     }
-
-    /// Place of its table; `None` if nothing is held.
-    fn personality(self) -> Option<u8> {
-        let place = Self::HOLDING.iter().position(|kind| *kind == self);
-        place.map(|place| place as u8)
-    }
 }
 
 /// How packets that leave by a port are coalesced, as the operator chose.
-#[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub struct Coalescing {
     /// By which rules.
     pub kind: Coalesce,
+    /// What CWR does under [`Coalesce::Gro`]; the others have a rule of their own.
+    pub cwr: CwrRule,
+    /// Longest network packet made, header included, in bytes.
+    pub l3_total_max: u32,
     /// How long an aggregate may rest beyond its burst, in nanoseconds; 0: not at all.
     pub hold_ns: u32,
+}
+
+impl Default for Coalescing {
+    fn default() -> Self {
+        Coalesce::default().into()
+    }
 }
 
 impl From<Coalesce> for Coalescing {
     fn from(kind: Coalesce) -> Self {
         Self {
             kind,
-            ..Self::default()
+            cwr: GRO.cwr,
+            l3_total_max: L3_TOTAL_MAX as u32,
+            hold_ns: 0,
         }
+    }
+}
+
+impl Coalescing {
+    /// Each kind that holds packets, with each rule for CWR that it may have.
+    const HOLDING: [(Coalesce, CwrRule); 6] = [
+        (Coalesce::Gro, CwrRule::Equal),
+        (Coalesce::Gro, CwrRule::FirstOnly),
+        (Coalesce::Gro, CwrRule::Never),
+        (Coalesce::Lro, LRO.cwr),
+        (Coalesce::Rsc, RSC.cwr),
+        (Coalesce::RscQemu, RSC_QEMU.cwr),
+    ];
+
+    /// The engine's table of each.
+    pub fn tables() -> [Rules; 6] {
+        let gro = |cwr| Rules { cwr, ..GRO };
+        [
+            gro(CwrRule::Equal),
+            gro(CwrRule::FirstOnly),
+            gro(CwrRule::Never),
+            LRO,
+            RSC,
+            RSC_QEMU,
+        ]
+    }
+
+    /// Place of its table; `None` if nothing is held.
+    #[inline]
+    fn personality(&self) -> Option<u8> {
+        let gro = self.kind == Coalesce::Gro;
+        let mut places = Self::HOLDING.iter();
+        let place = places.position(|(kind, cwr)| *kind == self.kind && (!gro || *cwr == self.cwr));
+        place.map(|place| place as u8)
     }
 }
 
@@ -128,7 +161,7 @@ impl Policy {
             (Transport::Udp, _) => self.takes.uso() && self.coalesce.kind.merges_udp(),
             _ => false,
         };
-        self.coalesce.kind.personality().filter(|_| takes)
+        self.coalesce.personality().filter(|_| takes)
     }
 }
 
@@ -190,6 +223,7 @@ impl Slot {
         Some(Towards {
             personality,
             tunnels: self.policy.takes.tunnels(),
+            l3_total_max: self.policy.coalesce.l3_total_max,
             hold_ns: self.policy.coalesce.hold_ns,
             ..Towards::from(u32::from(self.id.0))
         })
