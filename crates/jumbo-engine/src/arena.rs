@@ -9,6 +9,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::fragment;
 use crate::packet::{Chain, Frag, HEADER_ROOM, HEADERS_MAX, L3_AT, Link, NIL, Packet, TAGS_MAX};
 use crate::parse::{self, Opaque};
 use crate::tunnel;
@@ -33,9 +34,13 @@ pub struct PacketId(pub(crate) u32);
 pub struct Arena {
     packets: Box<[Packet]>,
     free: Vec<u32>,
-    frags: Vec<Frag>,
-    frags_max: usize,
+    frags: Box<[Frag]>,
+    /// So many of them are in use.
+    frags_used: usize,
     follows_tunnels: bool,
+    /// What the numbers of the next fragments are made of, and a secret.
+    fragments: u32,
+    fragments_key: u32,
 }
 
 /// A packet was admitted.
@@ -54,16 +59,30 @@ impl Arena {
         Self {
             packets: vec![Packet::BLANK; packets].into_boxed_slice(),
             free: (0..packets as u32).rev().collect(),
-            frags: Vec::with_capacity(frags),
-            frags_max: frags,
+            frags: vec![Frag::new(0, 0); frags].into_boxed_slice(),
+            frags_used: 0,
             follows_tunnels: false,
+            fragments: 0,
+            fragments_key: 0,
         }
+    }
+
+    /// Chooses the identification of the fragments that IPv6 datagrams of UFO become. `seed` should be
+    /// unknown to others: who can guess the next number can spoil a datagram (RFC 7739 section 3).
+    pub fn number_fragments_from(&mut self, seed: u64) {
+        (self.fragments, self.fragments_key) = (seed as u32, (seed >> 32) as u32);
     }
 
     /// Follows one level of tunnels ([`crate::tunnel`]) from now on, and takes virtio
     /// headers that describe one. Hand over [`HEAD_WANTED_TUNNELS`] bytes then.
     pub fn follow_tunnels(&mut self, follow: bool) {
         self.follows_tunnels = follow;
+    }
+
+    /// Whether tunnels are followed.
+    #[inline]
+    pub fn follows_tunnels(&self) -> bool {
+        self.follows_tunnels
     }
 
     /// Packets that could still be admitted.
@@ -75,7 +94,7 @@ impl Arena {
     /// Pieces of payload that could still be noted.
     #[inline]
     pub fn free_frags(&self) -> usize {
-        self.frags_max - self.frags.len()
+        self.frags.len() - self.frags_used
     }
 
     /// Packets inside.
@@ -125,14 +144,22 @@ impl Arena {
         )?;
         let mut tunnel_len = 0;
         if self.follows_tunnels {
-            if follow_tunnel(packet, head, vnet.map(|(header, _)| header), opaque)? {
-                opaque = None;
+            let vnet = vnet.map(|(header, _)| header);
+            let described = vnet.is_some_and(VnetHeader::is_tunnel);
+            if described || tunnel::suspected(packet) {
+                if follow_tunnel(packet, head, vnet, opaque)? {
+                    opaque = None;
+                }
+                tunnel_len = usize::from(packet.tunnel.len);
             }
-            tunnel_len = usize::from(packet.tunnel.len);
         }
         if let Some((header, trust)) = vnet {
             vnet::translate(packet, header, trust, total_len)?;
             packet.trusted = trust == Trust::Kernel;
+            if header.is_ufo() {
+                self.fragments = self.fragments.wrapping_add(1);
+                fragment::set_id(packet, mixed(self.fragments, self.fragments_key));
+            }
         }
         let skip = tunnel_len + packet.inner_header_len() + packet.tags.len_bytes();
         let keep = packet.payload_len;
@@ -165,8 +192,7 @@ impl Arena {
             let at = frag.at.wrapping_add(skip as u64);
             skip = 0;
             left -= len;
-            let index = self.frags.len() as u32;
-            self.frags.push(Frag::new(at, len));
+            let index = self.push(Frag::new(at, len));
             if chain.tail == NIL {
                 chain.head = index;
             } else if let Some(tail) = self.frags.get_mut(chain.tail as usize) {
@@ -183,9 +209,8 @@ impl Arena {
         if keep == 0 {
             return Chain::EMPTY;
         }
-        let index = self.frags.len() as u32;
         let at = whole.at.wrapping_add(skip as u64);
-        self.frags.push(Frag::new(at, keep));
+        let index = self.push(Frag::new(at, keep));
         Chain {
             head: index,
             tail: index,
@@ -210,7 +235,7 @@ impl Arena {
         debug_assert!(!self.free.contains(&id.0), "released twice");
         self.free.push(id.0);
         if self.free.len() == self.packets.len() {
-            self.frags.clear();
+            self.frags_used = 0;
         }
     }
 
@@ -219,7 +244,7 @@ impl Arena {
     pub fn payload(&self, id: PacketId) -> Pieces<'_> {
         let packet = self.packet(id);
         Pieces {
-            frags: &self.frags,
+            frags: self.frags.get(..self.frags_used).unwrap_or(&[]),
             next: packet.chain.head,
             skip: 0,
             left: packet.payload_len,
@@ -230,17 +255,19 @@ impl Arena {
     /// that place from now on. For packets that outlive their burst; they must be all there are.
     pub fn keep_only(&mut self, kept: &[(PacketId, u64)]) {
         debug_assert_eq!(kept.len(), self.live(), "others still refer to theirs");
-        self.frags.clear();
+        self.frags_used = 0;
         for (id, at) in kept {
             let packet = &mut self.packets[id.0 as usize];
             packet.chain = Chain::EMPTY;
-            if packet.payload_len != 0 {
-                let index = self.frags.len() as u32;
-                self.frags.push(Frag::new(*at, packet.payload_len));
+            let place = self.frags.get_mut(self.frags_used);
+            if let Some(place) = place.filter(|_| packet.payload_len != 0) {
+                *place = Frag::new(*at, packet.payload_len);
+                let index = self.frags_used as u32;
                 packet.chain = Chain {
                     head: index,
                     tail: index,
                 };
+                self.frags_used += 1;
             }
         }
     }
@@ -248,7 +275,7 @@ impl Arena {
     /// Whether a packet in one piece could be admitted.
     #[inline(always)]
     pub(crate) fn has_room(&self) -> bool {
-        !self.free.is_empty() && self.frags.len() < self.frags_max
+        !self.free.is_empty() && self.frags_used < self.frags.len()
     }
 
     /// The packet's payload, if it lies in one piece.
@@ -278,7 +305,7 @@ impl Arena {
     /// Puts one piece behind the payload of a packet that has some; there must be room.
     #[inline(always)]
     pub(crate) fn append(&mut self, onto: PacketId, frag: Frag) {
-        let index = self.frags.len() as u32;
+        let index = self.frags_used as u32;
         let head = &mut self.packets[onto.0 as usize];
         head.payload_len += frag.len;
         let Some(last) = self.frags.get_mut(head.chain.tail as usize) else {
@@ -291,7 +318,18 @@ impl Arena {
         }
         last.next = index;
         head.chain.tail = index;
-        self.frags.push(frag);
+        self.push(frag);
+    }
+
+    /// Notes a frag; there must be room. Returns its index.
+    #[inline(always)]
+    fn push(&mut self, frag: Frag) -> u32 {
+        let index = self.frags_used;
+        if let Some(place) = self.frags.get_mut(index) {
+            *place = frag;
+            self.frags_used = index + 1;
+        }
+        index as u32
     }
 
     /// Moves the payload of `from` behind that of `onto` and gives its slot
@@ -323,6 +361,7 @@ impl Arena {
 }
 
 /// Follows the tunnel that a virtio header describes, or that the packet's own headers suggest.
+#[cold]
 #[inline(never)]
 fn follow_tunnel(
     packet: &mut Packet,
@@ -334,7 +373,17 @@ fn follow_tunnel(
         tunnel::enter_described(packet, head, header)?;
         return Ok(true);
     }
-    Ok(tunnel::suspected(packet) && tunnel::follow(packet, head, vnet, opaque))
+    Ok(tunnel::follow(packet, head, vnet, opaque))
+}
+
+/// A number that is met once in 2^32 (the finalizer of MurmurHash3 is a permutation).
+fn mixed(count: u32, key: u32) -> u32 {
+    let round = |x: u32| {
+        let x = (x ^ x >> 16).wrapping_mul(0x85eb_ca6b);
+        let x = (x ^ x >> 13).wrapping_mul(0xc2b2_ae35);
+        x ^ x >> 16
+    };
+    round(round(count) ^ key)
 }
 
 /// A packet's payload or a part of it: an iterator over the caller's bytes.

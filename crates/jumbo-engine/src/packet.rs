@@ -228,7 +228,8 @@ pub struct Packet {
     pub origin: u32,
     /// Where the outer headers are, if it is in a tunnel.
     pub(crate) tunnel: Tunnel,
-    /// The outer headers, with the network header at [`L3_AT`]. Not touched without a tunnel.
+    /// The outer headers, with the network header at [`L3_AT`]. Not touched without a tunnel, but
+    /// for the number that fragments of an IPv6 datagram will have ([`crate::fragment`]).
     pub(crate) outer: [u8; OUTER_ROOM],
 }
 
@@ -292,6 +293,26 @@ impl Packet {
     #[inline]
     pub fn tunnel(&self) -> &Tunnel {
         &self.tunnel
+    }
+
+    /// Whether [`Packet::layers`] describes what is inside a tunnel.
+    #[inline]
+    pub fn is_in_tunnel(&self) -> bool {
+        self.tunnel.is_some()
+    }
+
+    /// Whether the outer headers are what they should be, given that the inner checksum is right or
+    /// still to be made: the IPv4 header's checksum, and UDP's if it is in use. `true` without a tunnel.
+    pub fn outer_is_sound(&self) -> bool {
+        !self.tunnel.is_some()
+            || (crate::tunnel::outer_is_plain(self) && crate::tunnel::outer_csum_is_good(self))
+    }
+
+    /// Whether [`Packet::header`] is all there is before the payload: no tunnel that
+    /// was followed, no VLAN tag kept beside it.
+    #[inline(always)]
+    pub fn header_is_whole(&self) -> bool {
+        !self.tunnel.is_some() && self.tags.is_empty()
     }
 
     /// Link, network and transport header together, without VLAN tags, in bytes;
@@ -499,7 +520,7 @@ impl Packet {
     pub(crate) fn segments(&self) -> u16 {
         match self.pending.gso {
             None => 1,
-            Some(gso) => crate::segment::segments(self.payload_len, gso.size) as u16,
+            Some(gso) => gso.segments(self.payload_len) as u16,
         }
     }
 

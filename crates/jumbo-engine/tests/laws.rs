@@ -910,7 +910,7 @@ fn aggregates_are_sound_super_packets() {
             let link = oracle_link(inputs[done.members[0]].link);
             let gso = done.gso.expect("an aggregate is a super-packet");
             let field = match gso.kind {
-                GsoKind::Udp => 6,
+                GsoKind::Udp | GsoKind::Ufo => 6,
                 GsoKind::Tcp4 | GsoKind::Tcp6 => 16,
             };
             assert!(matches!(done.csum, Csum::Partial { offset, .. } if offset == field));

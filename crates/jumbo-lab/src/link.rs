@@ -7,6 +7,8 @@ mod netlink;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{
@@ -26,6 +28,9 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use crate::error::{Doing, Result};
 use crate::ns::NetNs;
 use netlink::Socket;
+
+/// The kernel looks at carriers once a second at the latest.
+const CARRIER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A MAC address.
 pub type Mac = [u8; 6];
@@ -134,6 +139,20 @@ impl Links {
     /// Sets the link up.
     pub fn up(&self, name: &str) -> Result<()> {
         self.set_flag(name, LinkFlags::Up)
+    }
+
+    /// Waits until the link has a carrier. The kernel hears of one late on a busy
+    /// machine (net/core/link_watch.c), and until then drops in silence what is sent.
+    pub fn wait_running(&self, name: &str) -> Result<()> {
+        let deadline = Instant::now() + CARRIER_PATIENCE;
+        while !self.get(name)?.running {
+            if Instant::now() > deadline {
+                return Err(io::Error::from(io::ErrorKind::TimedOut))
+                    .doing(|| format!("wait for the carrier of {name}"));
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Sets the link down.

@@ -70,6 +70,17 @@ impl Queue for Tagged {
         self.inner.can_wait()
     }
 
+    fn is_exchanged(&self) -> bool {
+        self.inner.is_exchanged()
+    }
+
+    fn successor(&mut self) -> Option<Box<dyn Queue>> {
+        if let Some(inner) = self.inner.successor() {
+            self.inner = inner;
+        }
+        None
+    }
+
     fn wait_for_room(&mut self, timeout: Duration) {
         self.inner.wait_for_room(timeout);
     }

@@ -3,7 +3,7 @@
 //! * [`path`]: a packet's way, a line per stage. Start here.
 //! * [`forward`]: which port it leaves by; [`fdb`]: the table that knows.
 //! * [`topology`]: the ports as one worker sees them.
-//! * `patience`: how long packets wait for a receiver that is full.
+//! * [`patience`]: how long packets wait for a receiver that is full.
 //! * [`worker`]: wakes up, runs the path, sleeps; `alarm` wakes it for what rests.
 //! * [`explain`]: what the path does between two ports, and why, without a packet.
 //! * [`counters`]: what happened, and the books that must balance.
@@ -16,7 +16,7 @@ pub mod path;
 pub mod forward;
 pub mod fdb;
 pub mod topology;
-mod patience;
+pub mod patience;
 mod alarm;
 pub mod worker;
 pub mod explain;

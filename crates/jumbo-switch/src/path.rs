@@ -19,7 +19,7 @@ use jumbo_ports::wrap::capture::Direction;
 use crate::counters::{Books, PortCounters};
 use crate::fdb::{Fdb, Learned, Station};
 use crate::forward::{self, Destination, Stay};
-use crate::topology::{Coalescing, Policy, PortId, Slot, Topology};
+use crate::topology::{Coalescing, Policy, PortId, Slot, Topology, TunnelMode, less};
 
 /// [`Ready::out`] of a packet that goes to every other port.
 const FLOOD: u32 = u32::MAX;
@@ -32,6 +32,7 @@ pub struct Plane {
     /// What it knows about stations.
     pub fdb: Fdb,
     burst: Burst,
+    tunnels: TunnelMode,
     coalescer: Coalescer,
     books: Books,
     /// Packets of the present burst so far.
@@ -56,6 +57,7 @@ impl Plane {
             topology: Topology::default(),
             fdb: Fdb::new(fdb_age_s, seed),
             burst: Burst::new(bounds, Kernels::detect()),
+            tunnels: TunnelMode::Off,
             coalescer: Coalescer::with_personalities(
                 &Coalescing::tables(),
                 bounds.burst_packets,
@@ -71,6 +73,13 @@ impl Plane {
             received: Vec::with_capacity(crate::topology::PORTS_MAX),
             kept: Vec::with_capacity(bounds.rest_packets),
         }
+    }
+
+    /// What is done to packets in tunnels from now on; nothing, unless this is called.
+    pub fn set_tunnels(&mut self, tunnels: TunnelMode) {
+        debug_assert_eq!(self.burst.arena.live(), 0, "in the middle of a burst");
+        self.tunnels = tunnels;
+        self.burst.arena.follow_tunnels(tunnels != TunnelMode::Off);
     }
 
     /// The path: one batch of one port, from its rx ring to other ports' tx. The
@@ -142,7 +151,7 @@ impl Plane {
             Destination::Port(port) => {
                 let Burst { arena, pool, .. } = &mut self.burst;
                 let slot = self.topology.get(port);
-                let towards = slot.and_then(|slot| slot.coalesces(arena.packet(id)));
+                let towards = slot.and_then(|slot| slot.coalesces(arena.packet(id), self.tunnels));
                 if let (Some(place), Some(towards)) = (hold, towards) {
                     match self.coalescer.hold(arena, id, place, towards, pool) {
                         Ok(()) => return,
@@ -415,12 +424,12 @@ impl Plane {
     /// asked once more at most: the second time it gets no super-packet.
     fn send_again(&mut self, id: PacketId) {
         while let Some(port) = self.refused.pop() {
-            let gso = self.burst.arena.packet(id).pending().gso;
-            let (Some(slot), Some(gso)) = (self.topology.get(port), gso) else {
+            let packet = self.burst.arena.packet(id);
+            let (Some(slot), Some(gso)) = (self.topology.get(port), packet.pending().gso) else {
                 continue;
             };
             let Policy { takes, mtu, .. } = slot.policy;
-            self.hand_over(id, &[port], takes.without(gso.kind), mtu, false);
+            self.hand_over(id, &[port], less(takes, packet, gso.kind), mtu, false);
         }
     }
 
@@ -469,15 +478,15 @@ impl Plane {
     pub fn exchange(
         &mut self,
         port: PortId,
-        queue: Box<dyn Queue>,
+        mut queue: Box<dyn Queue>,
         takes: Caps,
         mtu: usize,
     ) -> Option<Box<dyn Queue>> {
         self.rest_no_more(End::ForwardingChanged);
         debug_assert_eq!(self.burst.arena.live(), 0, "in the middle of a burst");
-        self.topology
-            .get_mut(port)
-            .map(|slot| slot.exchange(queue, takes, mtu))
+        let slot = self.topology.get_mut(port)?;
+        let queue = queue.successor().unwrap_or(queue);
+        Some(slot.exchange(queue, takes, mtu))
     }
 }
 
@@ -509,7 +518,7 @@ fn note_answer(
     refused: &mut Vec<PortId>,
 ) {
     if let Some(gso) = packet.pending().gso {
-        slot.gso_answer(gso.kind, answer);
+        slot.gso_answer(packet, gso.kind, answer);
     }
     match answer {
         Ok(()) => {

@@ -7,6 +7,7 @@ use jumbo_engine::coalesce::{CwrRule, End, GRO, LRO, RSC, RSC_QEMU, Rules, Towar
 use jumbo_engine::packet::{Link, Net, Packet, Transport};
 use jumbo_engine::pending::{Caps, GsoKind};
 use jumbo_engine::superpacket::L3_TOTAL_MAX;
+use jumbo_engine::tunnel::Tunnels;
 use jumbo_ports::pool::Pool;
 use jumbo_ports::queue::{Queue, TxFault};
 use jumbo_ports::tap::Refusals;
@@ -14,7 +15,7 @@ use jumbo_ports::wrap::capture::{Direction, Probe};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::counters::PortCounters;
-use crate::patience::Patience;
+use crate::patience::{Patience, Waits};
 
 /// Most ports of a switch: a bound on flooding and on the control plane.
 pub const PORTS_MAX: usize = 1024;
@@ -138,6 +139,43 @@ impl Coalescing {
     }
 }
 
+/// What is done to packets in tunnels: VXLAN and Geneve, and where nothing is merged GRE and IP in IP.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
+pub enum TunnelMode {
+    /// Nobody looks inside: their outer protocol is all there is.
+    Off,
+    /// Super-packets in them pass whole, or are segmented here, like any other. As a bridge
+    /// of Linux does.
+    #[default]
+    Whole,
+    /// Packets in them are merged as well. For tunnels that end in a kernel: a program that
+    /// takes them off a socket would be given one datagram in place of many.
+    Merge,
+}
+
+impl TunnelMode {
+    /// Every mode.
+    pub const ALL: [Self; 3] = [Self::Off, Self::Whole, Self::Merge];
+
+    /// What the configuration calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Whole => "whole",
+            Self::Merge => "merge",
+        }
+    }
+
+    /// Tunnels in which packets are merged towards a port that takes `takes`.
+    #[inline]
+    pub fn merged(self, takes: Caps) -> Tunnels {
+        match self {
+            Self::Merge => takes.tunnels(),
+            Self::Off | Self::Whole => Tunnels::None,
+        }
+    }
+}
+
 /// A port's treatment, the same for all workers.
 #[derive(Copy, Clone, Debug)]
 pub struct Policy {
@@ -177,6 +215,8 @@ pub struct Slot {
     /// What happened to it here.
     pub counters: PortCounters,
     refusals: [Refusals; 3],
+    /// The same for super-packets in tunnels, of whatever kind.
+    tunnel_refusals: Refusals,
     /// How long packets may still wait for it.
     patience: Patience,
     /// Something was sent to it and not yet published.
@@ -196,6 +236,7 @@ impl Slot {
             policy,
             counters: PortCounters::default(),
             refusals: Default::default(),
+            tunnel_refusals: Default::default(),
             patience: Patience::default(),
             sent: false,
             received: false,
@@ -203,12 +244,21 @@ impl Slot {
         }
     }
 
+    /// With other waits than usual for one that is full.
+    #[must_use]
+    pub fn waiting(mut self, waits: Waits) -> Self {
+        self.patience = Patience::new(waits);
+        self
+    }
+
     /// Puts another queue in, whose other end takes `takes`. Returns the old one.
     pub fn exchange(&mut self, queue: Box<dyn Queue>, takes: Caps, mtu: usize) -> Box<dyn Queue> {
         self.policy.takes = takes;
         self.policy.mtu = mtu;
         self.refusals = Default::default();
-        self.patience = Patience::default();
+        self.tunnel_refusals = Default::default();
+        // What was waited stays: a front end can have its rings exchanged as often as it likes.
+        self.patience.moved();
         std::mem::replace(&mut self.queue, queue)
     }
 
@@ -218,11 +268,11 @@ impl Slot {
 
     /// How packets like this one are held for it, if they are.
     #[inline]
-    pub fn coalesces(&self, packet: &Packet) -> Option<Towards> {
+    pub fn coalesces(&self, packet: &Packet, tunnels: TunnelMode) -> Option<Towards> {
         let personality = self.policy.coalesces(packet)?;
         Some(Towards {
             personality,
-            tunnels: self.policy.takes.tunnels(),
+            tunnels: tunnels.merged(self.policy.takes),
             l3_total_max: self.policy.coalesce.l3_total_max,
             hold_ns: self.policy.coalesce.hold_ns,
             ..Towards::from(u32::from(self.id.0))
@@ -288,9 +338,10 @@ impl Slot {
         payload: Pieces<'_>,
         pool: &Pool,
     ) -> Result<(), TxFault> {
-        let begin_ns = now_ns();
+        let mut begin_ns = now_ns();
         let mut now = begin_ns;
-        while let Some(wait) = self.patience.wait(now) {
+        let mut is_exchanged = self.queue.is_exchanged();
+        while let Some(wait) = self.patience.wait(now, is_exchanged) {
             let wait = wait.saturating_sub(Duration::from_nanos(now - begin_ns));
             if wait.is_zero() {
                 break;
@@ -304,6 +355,10 @@ impl Slot {
             if room {
                 return answer;
             }
+            if is_exchanged && !self.queue.is_exchanged() {
+                // The new rings are full: another wait, as short as any.
+                (is_exchanged, begin_ns) = (false, now);
+            }
         }
         self.patience.waited(0, false);
         Err(TxFault::QueueFull)
@@ -316,17 +371,29 @@ impl Slot {
 
     /// Notes that the device took a super-packet, or refused it. After enough
     /// refusals in a row the kind is no longer offered to it.
-    pub fn gso_answer(&mut self, kind: GsoKind, answer: Result<(), TxFault>) {
-        let refusals = &mut self.refusals[kind as usize];
+    pub fn gso_answer(&mut self, packet: &Packet, kind: GsoKind, answer: Result<(), TxFault>) {
+        let refusals = match packet.is_in_tunnel() {
+            true => &mut self.tunnel_refusals,
+            false => &mut self.refusals[kind as usize],
+        };
         match answer {
             Ok(()) => refusals.taken(),
             Err(TxFault::GsoRefused) => {
                 if refusals.refused() {
-                    self.policy.takes = self.policy.takes.without(kind);
+                    self.policy.takes = less(self.policy.takes, packet, kind);
                 }
             }
             Err(_) => {}
         }
+    }
+}
+
+/// What is left of `takes` once super-packets like this one are refused: of one in a
+/// tunnel, it may be the tunnel.
+pub(crate) fn less(takes: Caps, packet: &Packet, kind: GsoKind) -> Caps {
+    match packet.is_in_tunnel() && takes.udp_tunnel() {
+        true => takes.with_udp_tunnels(false, false),
+        false => takes.without(kind),
     }
 }
 

@@ -97,6 +97,8 @@ pub struct Report {
     pub fdb_entries: usize,
     /// News for other workers that found their mailbox full.
     pub news_lost: u64,
+    /// Times it looked for what is ready: asleep before, or in the middle of work.
+    pub wakes: u64,
     /// CPU time its thread has used.
     pub cpu: CpuTime,
 }
@@ -180,6 +182,7 @@ pub(crate) struct Worker {
     alarm: Alarm,
     ready: Vec<Ready>,
     news_lost: u64,
+    wakes: u64,
 }
 
 /// A queue with packets waiting.
@@ -221,6 +224,7 @@ impl Worker {
             alarm,
             ready: Vec::with_capacity(crate::topology::PORTS_MAX),
             news_lost: 0,
+            wakes: 0,
         })
     }
 
@@ -242,6 +246,7 @@ impl Worker {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
             }
+            self.wakes += 1;
             if !self.note(&events) {
                 return Ok(());
             }
@@ -485,6 +490,7 @@ impl Worker {
             books: self.plane.books(),
             fdb_entries: self.plane.fdb.len(),
             news_lost: self.news_lost,
+            wakes: self.wakes,
             cpu: CpuTime::of_this_thread(),
         }
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use jumbo_engine::coalesce::RscStats;
 use jumbo_engine::pending::Caps;
@@ -14,10 +15,10 @@ use jumbo_engine::reason::{Counts, Reason};
 use jumbo_ports::queue;
 use jumbo_ports::queue::Presence;
 use jumbo_ports::tap::{self, TapConfig, TapError};
-use jumbo_ports::vhost::{self, Notice, VhostConfig};
+use jumbo_ports::vhost::{self, Notice, RollCall, VhostConfig};
 use jumbo_switch::counters::{Gauge, PortCounters};
 use jumbo_switch::switch::{self, Event, Switch as Workers, SwitchConfig, SwitchError};
-use jumbo_switch::topology::{self, Coalescing, PortId};
+use jumbo_switch::topology::{self, Coalescing, PortId, TunnelMode};
 
 use crate::config;
 use crate::config::values::{Cwr, Hold, Mtu};
@@ -34,6 +35,10 @@ use jumbo_ports::wrap::capture::Recorder;
 /// Worker threads where nothing is said: one is right until it is busy.
 pub(crate) const WORKERS_DEFAULT: usize = 1;
 
+/// How long the guests of `client` ports, which are all there again at once after a restart, wait for each other. Much
+/// less than TCP waits before it sends again.
+const ROLL_CALL_LIMIT: Duration = Duration::from_millis(50);
+
 /// Opens every port, then starts forwarding between them. Whatever was made is gone again on an error.
 pub(crate) fn start(
     config: &RunConfig,
@@ -42,10 +47,12 @@ pub(crate) fn start(
     let workers = config
         .workers
         .map_or(WORKERS_DEFAULT, |workers| usize::from(workers.get()));
+    let tunnels = config.tunnels.0;
+    let roll_call = RollCall::new(clients(&config.ports), ROLL_CALL_LIMIT);
     let mut ports = config
         .ports
         .iter()
-        .map(|spec| Ok((spec, open(spec, workers)?)))
+        .map(|spec| Ok((spec, open(spec, workers, tunnels, Some(&roll_call))?)))
         .collect::<Result<Vec<_>, CliError>>()?;
     // Only now that all are there: a device that was there before keeps its MTU if another cannot be opened.
     for (spec, port) in &mut ports {
@@ -54,6 +61,7 @@ pub(crate) fn start(
     let mut switch = Workers::start(&SwitchConfig {
         workers,
         fdb_age_s: config.fdb_age.seconds(),
+        tunnels,
         ..SwitchConfig::default()
     })
     .map_err(refused)?;
@@ -62,6 +70,7 @@ pub(crate) fn start(
     let mut live = Live {
         switch,
         names,
+        tunnels,
         specs: BTreeMap::new(),
         captures: Vec::new(),
     };
@@ -71,6 +80,12 @@ pub(crate) fn start(
     Ok(Arc::new(Running {
         state: Mutex::new(State::Running(live)),
     }))
+}
+
+fn clients(ports: &[PortSpec]) -> usize {
+    let is_client =
+        |spec: &&PortSpec| matches!(spec.kind, PortKind::VhostUser { client, .. } if client);
+    ports.iter().filter(is_client).count()
 }
 
 fn set_mtu(spec: &PortSpec, port: &mut queue::Port) -> Result<(), CliError> {
@@ -145,21 +160,35 @@ fn watch(switch: &mut Workers, names: Arc<Names>, broken: Sender<StopCause>) {
     });
 }
 
-fn open(spec: &PortSpec, workers: usize) -> Result<queue::Port, CliError> {
-    wire::wrapped(spec, open_device(spec, workers)?)
+fn open(
+    spec: &PortSpec,
+    workers: usize,
+    tunnels: TunnelMode,
+    roll_call: Option<&Arc<RollCall>>,
+) -> Result<queue::Port, CliError> {
+    wire::wrapped(spec, open_device(spec, workers, tunnels, roll_call)?)
 }
 
-fn open_device(spec: &PortSpec, workers: usize) -> Result<queue::Port, CliError> {
+fn open_device(
+    spec: &PortSpec,
+    workers: usize,
+    tunnels: TunnelMode,
+    roll_call: Option<&Arc<RollCall>>,
+) -> Result<queue::Port, CliError> {
     let caps = caps(spec.offload);
     match &spec.kind {
-        PortKind::Tap { device } => tap::open(&TapConfig {
-            device: device.as_str().to_owned(),
-            queues: workers,
-            hands: caps,
-            takes: caps,
-            mtu: None,
-        })
-        .map_err(|error| port_error(spec, &error)),
+        PortKind::Tap { device } => {
+            let followed = tunnels != TunnelMode::Off;
+            let caps = caps.with_udp_tunnels(followed, followed);
+            tap::open(&TapConfig {
+                device: device.as_str().to_owned(),
+                queues: workers,
+                hands: caps,
+                takes: caps,
+                mtu: None,
+            })
+            .map_err(|error| port_error(spec, &error))
+        }
         PortKind::Tun { device } => wire::open_tun(spec, device, workers),
         PortKind::Packet {
             device,
@@ -192,6 +221,7 @@ fn open_device(spec: &PortSpec, workers: usize) -> Result<queue::Port, CliError>
                 hash_report: *hash_report,
                 rsc_ext: spec.coalesce.0 == topology::Coalesce::Rsc,
                 state,
+                roll_call: roll_call.filter(|_| *client).cloned(),
                 ..VhostConfig::new(path.as_path().to_owned(), workers)
             };
             vhost::open(&config, notices(spec)).map_err(|error| {
@@ -261,6 +291,7 @@ enum State {
 struct Live {
     switch: Workers,
     names: Arc<Names>,
+    tunnels: TunnelMode,
     specs: BTreeMap<PortId, PortSpec>,
     /// Those that write captures to files; each ends with its port.
     captures: Vec<JoinHandle<()>>,
@@ -290,7 +321,7 @@ impl Live {
 
     fn add(&mut self, spec: PortSpec) -> Result<PortStatus, CliError> {
         config::check_joins(&spec, self.specs.values())?;
-        let mut port = open(&spec, self.switch.queues())?;
+        let mut port = open(&spec, self.switch.queues(), self.tunnels, None)?;
         set_mtu(&spec, &mut port)?;
         let id = self.join(spec, port)?;
         self.port(id)
@@ -352,7 +383,11 @@ impl Live {
             let port = state.ports.iter().find(|port| port.id == id);
             port.ok_or_else(|| refused(SwitchError::NoSuchPort))
         };
-        Ok(path::report((from, port(from_id)?), (to, port(to_id)?)))
+        Ok(path::report(
+            (from, port(from_id)?),
+            (to, port(to_id)?),
+            self.tunnels,
+        ))
     }
 
     fn fdb(&self) -> Result<Fdb, CliError> {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::values::{
     CaptureFile, Coalesce, Cwr, DeviceName, Fanout, FaultSpec, FdbAge, Hold, LroMax, Mtu, PortName,
-    Queues, SocketPath, Workers, XdpMode, XdpPass,
+    Queues, SocketPath, Tunnels, Workers, XdpMode, XdpPass,
 };
 use crate::error::CliError;
 
@@ -21,6 +21,7 @@ pub(crate) struct RunConfig {
     /// Where to listen; None: the first free number.
     pub(crate) socket: Option<PathBuf>,
     pub(crate) fdb_age: FdbAge,
+    pub(crate) tunnels: Tunnels,
 }
 
 /// One port of it.

@@ -1,5 +1,12 @@
 //! `jumbo run` under real front ends: guests in QEMU, and DPDK's testpmd. Skipped where they are not installed.
 
+#[path = "vms/moves.rs"]
+mod moves;
+#[path = "vms/streams.rs"]
+mod streams;
+#[path = "vms/taps.rs"]
+mod taps;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -13,6 +20,7 @@ use jumbo_lab::vm::{
 use jumbo_lab::{Family, Host, LabTest, TestError, skip, test_main};
 use jumbo_testkit::pattern;
 use serde_json::Value;
+use streams::Digest;
 
 type Tested<T = ()> = Result<T, TestError>;
 type Test = fn() -> Tested;
@@ -21,7 +29,7 @@ type Test = fn() -> Tested;
 const LONG: Duration = Duration::from_secs(900);
 
 fn main() -> ExitCode {
-    let tests: [(&str, Test); 7] = [
+    let tests: [(&str, Test); 10] = [
         ("guests_and_the_host_talk", guests_and_the_host_talk),
         (
             "offloads_are_taken_as_negotiated",
@@ -42,6 +50,18 @@ fn main() -> ExitCode {
         (
             "guests_that_listen_outlive_a_killed_switch",
             guests_that_listen_outlive_a_killed_switch,
+        ),
+        (
+            "a_guest_moves_to_another_port",
+            moves::a_guest_moves_to_another_port,
+        ),
+        (
+            "a_guest_comes_back_from_a_snapshot",
+            moves::a_guest_comes_back_from_a_snapshot,
+        ),
+        (
+            "a_guest_on_a_tap_joins_by_its_device",
+            taps::a_guest_on_a_tap_joins_by_its_device,
         ),
         (
             "testpmd_moves_packets_on_every_ring",
@@ -72,7 +92,11 @@ impl Drop for Rig {
 impl Rig {
     /// `ports` as on the command line; `%` stands for the folder.
     fn new(workers: usize, ports: &[&str]) -> Tested<Self> {
-        let (ns, folder) = (NetNs::new()?, tempfile::tempdir()?);
+        Self::inside(NetNs::new()?, workers, ports)
+    }
+
+    fn inside(ns: NetNs, workers: usize, ports: &[&str]) -> Tested<Self> {
+        let folder = tempfile::tempdir()?;
         let dir = folder.path().display().to_string();
         let ports: Vec<String> = ports.iter().map(|port| port.replace('%', &dir)).collect();
         let switch = run(&ns, folder.path(), workers, &ports)?;
@@ -98,9 +122,13 @@ impl Rig {
     }
 
     fn status(&self) -> Value {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_jumbo"));
-        let output = command
-            .args(["status", "--json", "--socket"])
+        self.ask("status")
+    }
+
+    fn ask(&self, command: &str) -> Value {
+        let mut client = Command::new(env!("CARGO_BIN_EXE_jumbo"));
+        let output = client
+            .args([command, "--json", "--socket"])
             .arg(self.path("control"));
         let output = output.output().expect("started");
         serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
@@ -168,12 +196,16 @@ fn pings(vm: &mut Qemu, to: &str) -> Tested {
     Ok(())
 }
 
-/// Takes one connection into `/tmp/came`, and makes `/tmp/sum` when it has ended. busybox's nc ends when its input does,
-/// so it gets one that never does.
+/// Takes one connection into `/tmp/came`, and makes `/tmp/sum` when it has ended.
 fn listen(port: u16) -> String {
+    listen_into(port, "> /tmp/came")
+}
+
+/// The same to where `to` says, as a shell does. busybox's nc ends when its input does, so it gets one that never does.
+fn listen_into(port: u16, to: &str) -> String {
     format!(
         "rm -f /tmp/sum /tmp/came; test -e /tmp/never || mkfifo /tmp/never; \
-         (nc -l -p {port} > /tmp/came 0<> /tmp/never; touch /tmp/sum) > /dev/null 2>&1 &"
+         (nc -l -p {port} 0<> /tmp/never {to}; touch /tmp/sum) > /dev/null 2>&1 &"
     )
 }
 
@@ -264,12 +296,9 @@ fn from_host(host: &Host, family: Family, vm: &mut Qemu) -> Tested {
     host.ns.run(send)??;
     vm.ok("for i in $(seq 60); do test -e /tmp/sum && break; sleep 1; done; test -e /tmp/sum")?;
     let came = vm.ok("sha256sum < /tmp/came")?;
-    let mut local = Command::new("sha256sum")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    local.stdin.take().expect("piped").write_all(&bytes)?;
-    let sent = String::from_utf8(local.wait_with_output()?.stdout).expect("text");
+    let mut local = Digest::new()?;
+    local.add(&bytes)?;
+    let sent = local.end()?;
     assert_eq!(came.trim(), sent.trim());
     Ok(())
 }
@@ -291,12 +320,9 @@ fn to_host(host: &Host, family: Family, vm: &mut Qemu) -> Tested {
     let sent = vm.ok("sha256sum < /tmp/data")?;
     vm.ok(&format!("nc -w 20 {address} 7002 < /tmp/data"))?;
     let bytes = reader.join().expect("it does not panic")?;
-    let mut local = Command::new("sha256sum")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    local.stdin.take().expect("piped").write_all(&bytes)?;
-    let came = String::from_utf8(local.wait_with_output()?.stdout).expect("text");
+    let mut local = Digest::new()?;
+    local.add(&bytes)?;
+    let came = local.end()?;
     assert_eq!(came.trim(), sent.trim());
     Ok(())
 }

@@ -7,8 +7,8 @@
 //! [`Coalescer::offer`]; the results are the same, which a test holds.
 
 use super::judge::{ipv4_header_is_good, next_id};
-use super::rules::differ;
-use super::table::{Flow, IdRule};
+use super::rules::{FIRST, Masks, differ_in};
+use super::table::{Flow, FlowId, IdRule};
 use super::{Coalescer, Offer};
 use crate::arena::{Admitted, Arena, HEAD_WANTED, Memory};
 use crate::checksum::{Sum, pseudo_v4, pseudo_v6};
@@ -112,23 +112,17 @@ impl Coalescer {
         line: &Line<'_>,
         memory: &impl Memory,
     ) -> bool {
-        let net = if L3_LEN == 20 { Net::V4 } else { Net::V6 };
-        let slot = self.table.slot_of(net, line.bytes, L3_AT + L3_LEN);
-        let mut candidates = self.table.candidates(slot);
-        let Some(flow_id) = self.table.next(&mut candidates) else {
+        let Some(flow_id) = self.flow_like::<L3_LEN>(line) else {
             return false;
         };
         let flow = self.table.flow(flow_id);
-        let Some(masks) = self.masks.common(flow.masks) else {
-            return false;
-        };
         let head = arena.packet(flow.head);
-        let same = flow.plain
-            && masks.conclusive
-            && usize::from(flow.shape.l3_len) == L3_LEN
+        let same = usize::from(flow.door) == L3_LEN
             && head.origin == line.origin
-            && head.tags.is_empty()
-            && !differ(&head.bytes, line.bytes, &masks.all);
+            && self
+                .masks
+                .common(flow.masks)
+                .is_some_and(|masks| !line.differs(&head.bytes, masks));
         if !same || !arena.has_room() {
             return false;
         }
@@ -159,6 +153,20 @@ impl Coalescer {
             self.end_after(arena, flow_id, segment.flags, segment.payload_len);
         }
         true
+    }
+
+    /// The flow that a packet with these addresses and ports is most likely of.
+    #[inline(always)]
+    fn flow_like<const L3_LEN: usize>(&mut self, line: &Line<'_>) -> Option<FlowId> {
+        let key = line.key::<L3_LEN>();
+        if let Some(recent) = self.table.recent(key) {
+            return Some(recent);
+        }
+        let net = if L3_LEN == 20 { Net::V4 } else { Net::V6 };
+        let slot = self.table.slot_of(net, line.bytes, L3_AT + L3_LEN);
+        let found = self.table.next(&mut self.table.candidates(slot))?;
+        self.table.note_recent(key, found);
+        Some(found)
     }
 }
 
@@ -191,6 +199,23 @@ enum Word {
 }
 
 impl Line<'_> {
+    /// The end of the destination's address, the ports, and the source's address or 8 bytes of it:
+    /// what two packets in a row hardly share unless they are of one flow.
+    #[inline(always)]
+    fn key<const L3_LEN: usize>(&self) -> [u64; 2] {
+        let word = |at| u64::from_ne_bytes(array(self.bytes, at));
+        let src = if L3_LEN == 20 { 12 } else { 16 };
+        [word(L3_AT + L3_LEN - 4), word(L3_AT + src)]
+    }
+
+    /// Whether the header differs from a flow's first one. Few headers are longer than the first part.
+    #[inline(always)]
+    fn differs(&self, head: &[u8; HEADER_ROOM], masks: &Masks) -> bool {
+        let (bytes, mask) = (self.bytes, &masks.all);
+        differ_in::<0, FIRST>(head, bytes, mask)
+            || (masks.long && differ_in::<FIRST, HEADER_ROOM>(head, bytes, mask))
+    }
+
     /// What no mask can compare, checksum of the payload left out. The headers are those of the
     /// flow's first packet, as far as they are compared.
     #[inline(always)]

@@ -380,7 +380,11 @@ impl Coalescer {
         let mut flow = Flow::new(id, packet, towards.out, pair);
         flow.personality = index as u8;
         flow.masks = MaskCache::index(index, flow.shape);
-        flow.plain = plain && !packet.tunnel.is_some() && self.masks.common(flow.masks).is_some();
+        let masks = self.masks.common(flow.masks);
+        flow.plain = plain && !packet.tunnel.is_some() && masks.is_some();
+        if flow.plain && masks.is_some_and(|masks| masks.conclusive) && packet.tags.is_empty() {
+            flow.door = flow.shape.l3_len;
+        }
         if let (Transport::Udp, Some(udp)) = (packet.layers.transport, udp) {
             flow.segments_max = udp.datagrams_max;
         }

@@ -421,6 +421,7 @@ pub(crate) fn oracle_gso(gso: Gso) -> oracle::Gso {
             accecn: gso.cwr == jumbo_engine::pending::Cwr::All,
         },
         GsoKind::Udp => oracle::GsoKind::UdpL4,
+        GsoKind::Ufo => oracle::GsoKind::Ufo { ipv6_id: 0 },
     };
     oracle::Gso {
         kind,

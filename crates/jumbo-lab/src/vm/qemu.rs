@@ -148,7 +148,8 @@ impl Nic {
         Self::new(Backend::Hub(number))
     }
 
-    /// QEMU listens at the path and waits for the back end to connect (and again after it went away).
+    /// QEMU listens at the path and waits for the back end to connect; after that one went away the guest goes on, and the
+    /// next one may connect.
     ///
     /// # Panics
     ///
@@ -234,7 +235,7 @@ impl Nic {
                 reconnect,
             } => {
                 let mut socket = format!("socket,id=c{index},path={}", path.display());
-                socket.push_str(if *server { ",server=on" } else { "" });
+                socket.push_str(if *server { ",server=on,wait=off" } else { "" });
                 socket.push_str(if *reconnect { ",reconnect=1" } else { "" });
                 to.extend(["-chardev".into(), socket]);
                 format!("vhost-user,id=n{index},chardev=c{index}{several}")
@@ -273,6 +274,7 @@ pub struct VmSpec {
     memory_mib: u32,
     modules: Vec<String>,
     ns: Option<NetNs>,
+    incoming: Option<String>,
 }
 
 impl Default for VmSpec {
@@ -292,6 +294,7 @@ impl VmSpec {
             memory_mib: 192,
             modules: Vec::new(),
             ns: None,
+            incoming: None,
         }
     }
 
@@ -334,6 +337,15 @@ impl VmSpec {
     #[must_use]
     pub fn inside(mut self, ns: &NetNs) -> Self {
         self.ns = Some(ns.clone());
+        self
+    }
+
+    /// No guest is booted: QEMU waits at `uri` for one that another QEMU gives away ([`Qemu::migrate`]). Number, memory,
+    /// processors and cards must be the other one's; where the cards lead to may differ. `uri` as QEMU's `-incoming` takes
+    /// it: `unix:PATH`, or `exec:cat FILE`.
+    #[must_use]
+    pub fn incoming(mut self, uri: &str) -> Self {
+        self.incoming = Some(uri.into());
         self
     }
 }
@@ -385,6 +397,9 @@ impl Qemu {
             nic.arguments(spec.number, index, &mut cards);
         }
         command.args(cards);
+        if let Some(uri) = &spec.incoming {
+            command.args(["-incoming", uri]);
+        }
         Process::log_to(&mut command, &folder.path().join("qemu.log"))?;
         let mut vm = Self {
             process: Process::start(command, "qemu", spec.ns.as_ref())?,
@@ -403,6 +418,36 @@ impl Qemu {
         let agent = self.agent.as_mut().expect("connected by spawn");
         let ready = agent.until("AGENT READY\n", BOOT_LIMIT);
         ready.map(drop).map_err(|error| self.explain(error))
+    }
+
+    /// Gives the running guest away: to the QEMU that waits at `uri` ([`VmSpec::incoming`]), or into a file
+    /// (`exec:cat > FILE`). The guest goes on while its memory is copied and is stopped for the rest. Returns what QEMU says
+    /// of it, times among it.
+    pub fn migrate(&mut self, uri: &str) -> Result<String> {
+        self.monitor(&format!("migrate -d \"{uri}\""))?;
+        self.poll("info migrate", "status: completed", &["status: failed"])
+    }
+
+    /// Waits until the guest that was given to this QEMU runs here. Commands can be given then.
+    pub fn wait_arrived(&mut self) -> Result<()> {
+        self.poll("info status", "VM status: running", &["error"])
+            .map(drop)
+    }
+
+    /// Asks QEMU's monitor until its answer has `mark` in it.
+    fn poll(&mut self, line: &str, mark: &str, bad: &[&str]) -> Result<String> {
+        let end = Instant::now() + BOOT_LIMIT;
+        loop {
+            let said = self.monitor(line)?;
+            if said.contains(mark) {
+                return Ok(said);
+            }
+            if Instant::now() >= end || bad.iter().any(|bad| said.contains(bad)) {
+                let error = Error::Stalled(format!("QEMU's {line:?} said: {said}"));
+                return Err(self.explain(error));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn connect(&mut self, socket: &str, end: Instant) -> Result<UnixStream> {
@@ -614,7 +659,7 @@ mod tests {
         nic.arguments(3, 1, &mut arguments);
         let expected = [
             "-chardev",
-            "socket,id=c1,path=/s,server=on",
+            "socket,id=c1,path=/s,server=on,wait=off",
             "-netdev",
             "vhost-user,id=n1,chardev=c1,queues=2",
             "-device",

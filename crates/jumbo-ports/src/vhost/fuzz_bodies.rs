@@ -169,7 +169,9 @@ fn handle(
     path: &mut Checker,
 ) -> Result<(), VhostError> {
     let (request, need_reply) = (message.request, message.need_reply);
-    match session.handle(message, path) {
+    let result = session.handle(message, path);
+    assert!(!path.is_between, "{request}: neither runs nor rests");
+    match result {
         Ok(handled) => {
             check_reply(request, need_reply, &handled);
             check_session(session, offer, path);
@@ -231,6 +233,8 @@ fn depended_on(device: &Device) -> String {
 #[derive(Default)]
 struct Checker {
     running: Option<Vec<usize>>,
+    /// Taken away, and not known yet whether for long.
+    is_between: bool,
     resumes: usize,
     /// The how manyth resume fails; 0: none.
     fails_at: usize,
@@ -241,6 +245,7 @@ struct Checker {
 impl DataPath for Checker {
     fn quiesce(&mut self) -> Vec<(usize, Position)> {
         let running = self.running.take().expect("quiesced what does not run");
+        self.is_between = true;
         let avail = if self.packed { 0x8000 } else { 7 };
         let position = Position {
             avail,
@@ -270,8 +275,14 @@ impl DataPath for Checker {
             return Err(ResumeError::Other("made to fail".to_owned()));
         }
         self.running = Some(live);
+        self.is_between = false;
         self.depends_on = depended_on(device);
         Ok(())
+    }
+
+    fn rest(&mut self) {
+        assert!(self.is_between && self.running.is_none(), "rests, and runs");
+        self.is_between = false;
     }
 
     fn announce(&mut self, _mac: [u8; 6]) {}

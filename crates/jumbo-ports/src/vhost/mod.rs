@@ -8,8 +8,9 @@
 //! * [`message`]: the wire. [`session`]: what messages mean, without a socket.
 //! * [`connection`], [`socket`], [`serve`]: the socket.
 //! * `guest`: a guest's memory, mapped. `sys`: virtqueues, split and packed; the only unsafe code here.
-//! * `keep`: where packed rings stand, kept outside this process.
-//! * `queue`: rings as a worker uses them. `port`: the data path, and the port as the switch sees it.
+//! * `keep`: where packed rings stand, kept outside this process. `kick`: what a guest wakes us with.
+//! * `roll_call`: guests that come back together after a restart.
+//! * `queue`: rings as a worker uses them; `between`: while they are exchanged. `port`: the data path, and the port as the switch sees it.
 
 pub mod device;
 pub mod feature;
@@ -21,12 +22,15 @@ pub mod socket;
 mod serve;
 #[doc(hidden)]
 pub mod fuzz_bodies;
+mod between;
 mod error;
 mod offer;
 mod guest;
 mod keep;
+mod kick;
 mod port;
 mod queue;
+mod roll_call;
 mod sys;
 
 pub use connection::{Connection, Ended};
@@ -38,6 +42,7 @@ pub use error::{Refusal, VhostError};
 pub use message::{Message, Reply, Request};
 pub use offer::{CONFIG_LEN, Offer, QUEUE_PAIRS_MAX};
 pub use port::{Notice, OpenError, VhostConfig, open};
+pub use roll_call::RollCall;
 pub use serve::{Endpoint, Event, serve};
 pub use session::{Handled, Session};
 pub use socket::{ListenError, Listener, Stop, listen};

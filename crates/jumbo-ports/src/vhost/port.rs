@@ -12,6 +12,7 @@ use jumbo_engine::steer::{MICROSOFT_KEY, Toeplitz};
 use jumbo_engine::vnet::Form;
 use rustix::fs::Mode;
 
+use super::between::Place;
 use super::connection::Ended;
 use super::device::{DataPath, Device, LogSpec, Position, ResumeError, RingState};
 use super::feature;
@@ -21,6 +22,7 @@ use super::offer::{Offer, QUEUE_PAIRS_MAX};
 use super::queue::{
     FromGuest, Health, NoGuest, Ring, Shared, Terms, ToGuest, VhostQueue, WAYS_MAX, Way,
 };
+use super::roll_call::RollCall;
 use super::serve::{Endpoint, Event, serve};
 use super::socket::{ListenError, Stop, listen};
 use super::sys::dirty::DirtyLog;
@@ -57,6 +59,8 @@ pub struct VhostConfig {
     /// A file of ours in which to keep where packed rings stand, so that a guest
     /// survives the sudden end of this process.
     pub state: Option<PathBuf>,
+    /// Ports that wait for each other's guests at the start of the process.
+    pub roll_call: Option<Arc<RollCall>>,
 }
 
 impl VhostConfig {
@@ -75,6 +79,7 @@ impl VhostConfig {
             hash_report: false,
             rsc_ext: false,
             state: None,
+            roll_call: None,
         }
     }
 }
@@ -142,6 +147,7 @@ pub fn open(
     };
     let control = Opened {
         kept,
+        roll_call: config.roll_call.clone(),
         endpoint,
         offer,
         idle: info.clone(),
@@ -204,6 +210,7 @@ fn offer(config: &VhostConfig) -> Offer {
 /// A port whose switch is not there yet.
 struct Opened {
     kept: Option<Kept>,
+    roll_call: Option<Arc<RollCall>>,
     endpoint: Endpoint,
     offer: Offer,
     idle: PortInfo,
@@ -238,6 +245,7 @@ impl Opened {
     fn run(mut self, workers: Box<dyn Workers>) {
         let offered = self.offer.features;
         let mut guest = Guest::new(workers, self.workers, self.idle, offered, self.kept);
+        guest.roll_call = self.roll_call;
         let mut events = |event| {
             if let Some(notice) = notice(event) {
                 (self.notices)(notice);
@@ -297,7 +305,12 @@ pub(super) struct Guest {
     offered: u64,
     memory: Option<Arc<GuestMemory>>,
     kept: Option<Kept>,
-    running: bool,
+    /// What the port was last, while it ran.
+    live: Option<PortInfo>,
+    /// Where the workers look for rings while they have none: between [`DataPath::quiesce`] and what follows.
+    places: Vec<Place>,
+    /// Until it was answered.
+    roll_call: Option<Arc<RollCall>>,
 }
 
 impl Guest {
@@ -315,7 +328,9 @@ impl Guest {
             offered,
             memory: None,
             kept,
-            running: false,
+            live: None,
+            places: Vec::new(),
+            roll_call: None,
         }
     }
 
@@ -341,8 +356,17 @@ impl Guest {
         };
         let queues = make.queues(self.count)?;
         let info = self.info(device, &terms.health);
-        let old = self.workers.exchange(queues, info);
-        self.running = !old.is_empty();
+        self.live = Some(info.clone());
+        let places = std::mem::take(&mut self.places);
+        let queues = match places.is_empty() {
+            true => queues,
+            false => put(&places, queues, &info),
+        };
+        self.workers.exchange(queues, info);
+        // Now that packets can reach this guest. Rings are enabled one by one, its first one before those it sends by.
+        if let Some(call) = self.roll_call.take() {
+            call.answer();
+        }
         Ok(())
     }
 
@@ -361,10 +385,11 @@ impl Guest {
 
 impl DataPath for Guest {
     fn quiesce(&mut self) -> Vec<(usize, Position)> {
-        let nothing = (0..self.count).map(|_| Box::new(NoGuest) as Box<dyn Queue>);
-        self.idle.presence = Presence::Waiting("the guest has stopped its rings".to_owned());
-        let old = self.workers.exchange(nothing.collect(), self.idle.clone());
-        self.running = false;
+        self.places = (0..self.count).map(|_| Place::new()).collect();
+        let between = self.places.iter().map(Place::between).collect();
+        // What was held for the guest is what it took until now.
+        let info = self.live.clone().unwrap_or_else(|| self.idle.clone());
+        let old = self.workers.exchange(between, info);
         let mut positions: Vec<(usize, Position)> = Vec::new();
         for queue in old {
             let queue: Box<dyn Any> = queue;
@@ -381,6 +406,14 @@ impl DataPath for Guest {
         self.try_resume(device).map_err(ResumeError::Other)
     }
 
+    fn rest(&mut self) {
+        self.places.drain(..).for_each(|place| place.give_up());
+        self.live = None;
+        self.idle.presence = Presence::Waiting("the guest has stopped its rings".to_owned());
+        let nothing = (0..self.count).map(|_| Box::new(NoGuest) as Box<dyn Queue>);
+        self.workers.exchange(nothing.collect(), self.idle.clone());
+    }
+
     fn told_position(&mut self, index: usize) {
         if let Some(kept) = &self.kept {
             kept.forget(index);
@@ -390,6 +423,14 @@ impl DataPath for Guest {
     fn announce(&mut self, mac: [u8; 6]) {
         self.workers.announce(mac);
     }
+}
+
+/// Puts each worker's queue where its packets wait for it.
+fn put(places: &[Place], queues: Vec<Box<dyn Queue>>, info: &PortInfo) -> Vec<Box<dyn Queue>> {
+    let pairs = places.iter().zip(queues);
+    pairs
+        .map(|(place, queue)| place.put(queue, info.takes, info.mtu))
+        .collect()
 }
 
 fn open_log(spec: &LogSpec) -> Result<DirtyLog, String> {

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use super::device::Position;
 use super::guest::GuestMemory;
+use super::kick;
 use super::sys::buf::{Buf, Prefix};
 use super::sys::vring::{CHAIN_MAX, Chain, RingFault, Vring};
 use crate::pool::{Lender, Pool};
@@ -123,11 +124,12 @@ impl FromGuest {
 
     /// Clears the kick and asks for no more while we look by ourselves.
     #[inline]
-    fn wake(&mut self) {
+    fn wake(&mut self) -> Result<(), RingFault> {
         if std::mem::replace(&mut self.armed, false) {
-            let _ = rustix::io::read(&*self.ring.kick, &mut [0; 8]);
+            kick::clear(&self.ring.kick)?;
             self.ring.vring.silence();
         }
+        Ok(())
     }
 
     /// Asks for a kick. Whether there is something already.
@@ -180,15 +182,16 @@ impl ToGuest {
         pool: &Pool,
         terms: &Terms,
     ) -> Result<(), TxFault> {
-        if packet.tags().is_empty() {
+        if packet.header_is_whole() {
             return self.send_behind(packet.header(), packet, payload, pool, terms);
         }
-        self.send_tagged(packet, payload, pool, terms)
+        self.send_joined(packet, payload, pool, terms)
     }
 
+    /// The same where the header is in parts: a tunnel's before the packet's own, or VLAN tags.
     #[cold]
     #[inline(never)]
-    fn send_tagged(
+    fn send_joined(
         &mut self,
         packet: &Packet,
         payload: &mut Pieces<'_>,
@@ -289,7 +292,7 @@ impl ToGuest {
     }
 
     /// Waits until the guest adds a buffer, at most that long.
-    fn wait(&mut self, timeout: Duration) {
+    fn wait(&mut self, timeout: Duration, terms: &Terms) {
         self.ring.publish();
         if self.ring.vring.listen() == Ok(false) {
             let kick = self.ring.kick.clone();
@@ -300,7 +303,9 @@ impl ToGuest {
             };
             // Woken early or not at all: who asked looks again.
             let _ = poll(&mut fds, Some(&timeout));
-            let _ = rustix::io::read(&*kick, &mut [0; 8]);
+            if let Err(fault) = kick::clear(&kick) {
+                self.ring.broken(terms, fault);
+            }
         }
         self.ring.vring.silence();
     }
@@ -423,7 +428,7 @@ impl VhostQueue {
         stats: &mut RxStats,
         taken_bytes: &mut usize,
     ) -> Result<bool, RingFault> {
-        self.from[index].wake();
+        self.from[index].wake()?;
         loop {
             let room = burst.bounds.batch_packets.saturating_sub(burst.batch.len());
             if room == 0 || *taken_bytes >= burst.bounds.batch_bytes || !burst.has_room() {
@@ -635,9 +640,9 @@ impl Queue for VhostQueue {
     }
 
     fn wait_for_room(&mut self, timeout: Duration) {
-        let index = self.full_way;
-        if let Some(way) = self.ways.get_mut(index) {
-            way.with(|to| to.wait(timeout));
+        let Self { terms, ways, .. } = self;
+        if let Some(way) = ways.get_mut(self.full_way) {
+            way.with(|to| to.wait(timeout, terms));
         }
     }
 

@@ -273,6 +273,9 @@ impl Faulty {
             pool_bytes: 2 * PACKET_ROOM,
             ..Bounds::default()
         };
+        let mut burst = Burst::new(bounds, Kernels::detect());
+        // A super-packet in a tunnel comes back only if its header is understood.
+        burst.arena.follow_tunnels(true);
         Ok(Self {
             inner,
             faults,
@@ -280,7 +283,7 @@ impl Faulty {
             held: VecDeque::new(),
             held_bytes: 0,
             swapped: None,
-            burst: Burst::new(bounds, Kernels::detect()),
+            burst,
             timer,
             ready,
             gone: false,
@@ -443,6 +446,20 @@ impl Queue for Faulty {
 
     fn can_wait(&self) -> bool {
         self.inner.can_wait()
+    }
+
+    fn is_exchanged(&self) -> bool {
+        self.inner.is_exchanged()
+    }
+
+    fn successor(&mut self) -> Option<Box<dyn Queue>> {
+        let inner = self.inner.successor()?;
+        if let Some(fd) = inner.fd() {
+            // Should it fail, the queue is looked at when a packet was delayed, and not before.
+            let _ = epoll::add(&self.ready, fd, EventData::new_u64(0), EventFlags::IN);
+        }
+        self.inner = inner;
+        None
     }
 
     fn wait_for_room(&mut self, timeout: Duration) {

@@ -8,6 +8,7 @@ use jumbo_engine::pending::Caps;
 use jumbo_ports::mem::{self, MemHandle};
 use jumbo_ports::queue::Presence;
 use jumbo_ports::vhost::{self, Notice, VhostConfig};
+use jumbo_switch::patience::Waits;
 use jumbo_switch::switch::{PortState, State, Switch, SwitchConfig};
 use jumbo_switch::topology::{Coalesce, PortId};
 use jumbo_testkit::pattern;
@@ -46,8 +47,14 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(workers: usize) -> Self {
+        Self::waiting(workers, Waits::default())
+    }
+
+    /// With other waits than usual for a port that is full.
+    pub(crate) fn waiting(workers: usize, waits: Waits) -> Self {
         let config = SwitchConfig {
             workers,
+            waits,
             ..SwitchConfig::default()
         };
         Self {

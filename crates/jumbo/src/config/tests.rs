@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::switch_api::{Offload, PortKind};
+use jumbo_switch::topology::TunnelMode;
 
 fn from_specs(specs: &[&str]) -> Result<RunConfig, CliError> {
     load(&RunArgs {
@@ -19,6 +20,7 @@ fn from_text(text: &str) -> Result<RunConfig, CliError> {
         workers: file.workers,
         socket: file.socket,
         fdb_age: file.fdb_age_s.unwrap_or_default(),
+        tunnels: file.tunnels.unwrap_or_default(),
     })
 }
 
@@ -41,6 +43,27 @@ fn a_bare_port_gets_the_defaults() {
     assert_eq!(
         (config.workers, config.socket, config.fdb_age.seconds()),
         (None, None, 300)
+    );
+    assert_eq!(config.tunnels.0, TunnelMode::Whole);
+}
+
+#[test]
+fn tunnels_are_of_the_switch_and_what_is_typed_wins() {
+    let text = |mode: &str| format!("tunnels = \"{mode}\"\n[[port]]\ntap = \"a\"\n");
+    for mode in TunnelMode::ALL {
+        let config = from_text(&text(mode.name())).expect("valid");
+        assert_eq!(config.tunnels.0, mode);
+    }
+    let typed = RunArgs {
+        ports: vec!["tap:vm0".to_owned()],
+        tunnels: Some("merge".parse().expect("valid")),
+        ..RunArgs::default()
+    };
+    let config = load(&typed).expect("valid");
+    assert_eq!(config.tunnels.0, TunnelMode::Merge);
+    assert_eq!(
+        from_text(&text("on")).expect_err("refused").to_string(),
+        "lab.toml:1: tunnels cannot be `on`: give off, whole, merge"
     );
 }
 

@@ -36,6 +36,7 @@ from_text!(
     DeviceName,
     PortName,
     Coalesce,
+    Tunnels,
     Peer,
     Hold,
     Cwr,
@@ -313,6 +314,23 @@ impl FromStr for Coalesce {
         found.map(Self).ok_or_else(|| {
             let names: Vec<_> = known.map(topology::Coalesce::name).collect();
             format!("coalesce cannot be `{text}`: give {}", names.join(", "))
+        })
+    }
+}
+
+/// What is done to packets in tunnels; the switch's own word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Tunnels(pub(crate) topology::TunnelMode);
+
+impl FromStr for Tunnels {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = topology::TunnelMode::ALL.into_iter();
+        let found = known.clone().find(|mode| mode.name() == text);
+        found.map(Self).ok_or_else(|| {
+            let names: Vec<_> = known.map(topology::TunnelMode::name).collect();
+            format!("tunnels cannot be `{text}`: give {}", names.join(", "))
         })
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
+use rustix::io::Errno;
 
 use super::buf::{Buf, Prefix, fill};
 use super::dirty::DirtyLog;
@@ -61,6 +62,12 @@ pub(in crate::vhost) enum RingFault {
     /// A ring of a size the specification does not allow.
     #[error("a ring of {0} entries")]
     RingSize(u16),
+    /// The kick descriptor is a pipe whose other end is closed: nobody can ever kick.
+    #[error("its kick pipe is closed at the other end")]
+    KickClosed,
+    /// The kick descriptor cannot be read: the other end of a pipe, or no event at all.
+    #[error("its kick descriptor cannot be read: {0}")]
+    KickUnreadable(Errno),
 }
 
 /// Which way a ring's buffers go.

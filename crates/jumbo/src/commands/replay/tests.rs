@@ -10,7 +10,7 @@ use crate::args::{Burst, ChecksumMode, Cli, Command};
 
 /// The sample through a coalescing replay of its own.
 fn coalesced(rule: BurstRule, books: Books) -> Books {
-    let mut work = Coalescing::new(&GRO, rule, ChecksumMode::Auto, books, None);
+    let mut work = Coalescing::new(&GRO, rule, ChecksumMode::Auto, (false, books), None);
     let bytes = Cursor::new(sample::capture());
     let mut reader = CaptureReader::from_read("sample", bytes, None).expect("a capture");
     while let Some(record) = reader.next_record() {
