@@ -8,6 +8,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::fragment;
 use crate::packet::{Chain, Frag, HEADER_ROOM, HEADERS_MAX, L3_AT, Link, NIL, Packet, TAGS_MAX};
 use crate::parse::{self, Opaque};
 use crate::tunnel;
@@ -32,9 +33,31 @@ pub struct PacketId(pub(crate) u32);
 pub struct Arena {
     packets: Box<[Packet]>,
     free: Vec<u32>,
-    frags: Vec<Frag>,
-    frags_max: usize,
+    frags: Box<[Frag]>,
+    /// So many of them are in use.
+    frags_used: usize,
     follows_tunnels: bool,
+    /// What the numbers of the next fragments are made of, and a secret.
+    fragments: u32,
+    fragments_key: u32,
+}
+
+/// The end of a packet's payload, while pieces are put behind it.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Growth {
+    tail: u32,
+    used: usize,
+    /// Where the payload ends, in the caller's terms.
+    pub(crate) end: u64,
+}
+
+impl Growth {
+    /// No packet's.
+    pub(crate) const NONE: Self = Self {
+        tail: NIL,
+        used: 0,
+        end: 0,
+    };
 }
 
 /// A packet was admitted.
@@ -53,16 +76,30 @@ impl Arena {
         Self {
             packets: vec![Packet::BLANK; packets].into_boxed_slice(),
             free: (0..packets as u32).rev().collect(),
-            frags: Vec::with_capacity(frags),
-            frags_max: frags,
+            frags: vec![Frag::new(0, 0); frags].into_boxed_slice(),
+            frags_used: 0,
             follows_tunnels: false,
+            fragments: 0,
+            fragments_key: 0,
         }
+    }
+
+    /// Chooses the identification of the fragments that IPv6 datagrams of UFO become. `seed` should be
+    /// unknown to others: who can guess the next number can spoil a datagram (RFC 7739 section 3).
+    pub fn number_fragments_from(&mut self, seed: u64) {
+        (self.fragments, self.fragments_key) = (seed as u32, (seed >> 32) as u32);
     }
 
     /// Follows one level of tunnels ([`crate::tunnel`]) from now on, and takes virtio
     /// headers that describe one. Hand over [`HEAD_WANTED_TUNNELS`] bytes then.
     pub fn follow_tunnels(&mut self, follow: bool) {
         self.follows_tunnels = follow;
+    }
+
+    /// Whether tunnels are followed.
+    #[inline]
+    pub fn follows_tunnels(&self) -> bool {
+        self.follows_tunnels
     }
 
     /// Packets that could still be admitted.
@@ -74,7 +111,7 @@ impl Arena {
     /// Pieces of payload that could still be noted.
     #[inline]
     pub fn free_frags(&self) -> usize {
-        self.frags_max - self.frags.len()
+        self.frags.len() - self.frags_used
     }
 
     /// Packets inside.
@@ -124,14 +161,22 @@ impl Arena {
         )?;
         let mut tunnel_len = 0;
         if self.follows_tunnels {
-            if follow_tunnel(packet, head, vnet.map(|(header, _)| header), opaque)? {
-                opaque = None;
+            let vnet = vnet.map(|(header, _)| header);
+            let described = vnet.is_some_and(VnetHeader::is_tunnel);
+            if described || tunnel::suspected(packet) {
+                if follow_tunnel(packet, head, vnet, opaque)? {
+                    opaque = None;
+                }
+                tunnel_len = usize::from(packet.tunnel.len);
             }
-            tunnel_len = usize::from(packet.tunnel.len);
         }
         if let Some((header, trust)) = vnet {
             vnet::translate(packet, header, trust, total_len)?;
             packet.trusted = trust == Trust::Kernel;
+            if header.is_ufo() {
+                self.fragments = self.fragments.wrapping_add(1);
+                fragment::set_id(packet, mixed(self.fragments, self.fragments_key));
+            }
         }
         let skip = tunnel_len + packet.inner_header_len() + packet.tags.len_bytes();
         let keep = packet.payload_len;
@@ -142,6 +187,43 @@ impl Arena {
             id: PacketId(slot),
             opaque,
         })
+    }
+
+    /// Takes in a packet that lies in one piece, if it is like nearly all: Ethernet without
+    /// tags, IP without options, TCP or UDP, no super-packet. Otherwise `None`, and nothing has happened:
+    /// [`Arena::admit`] says what it is.
+    ///
+    /// `fill` writes the packet's first bytes, as many as it has, right where they stay, with
+    /// zeros behind them. A second call of it may write others; those count then.
+    #[inline]
+    pub fn admit_plain(
+        &mut self,
+        whole: Frag,
+        vnet: Option<(&VnetHeader, Trust)>,
+        fill: impl FnOnce(&mut [u8; HEADER_ROOM]),
+    ) -> Option<PacketId> {
+        let total_len = whole.len as usize;
+        let gso = vnet.is_some_and(|(header, _)| header.is_gso());
+        if gso || total_len > PACKET_LEN_MAX || self.free_frags() == 0 {
+            return None;
+        }
+        let slot = *self.free.last()?;
+        let packet = &mut self.packets[slot as usize];
+        fill(&mut packet.bytes);
+        if !parse::load_plain(packet, total_len)
+            || self.follows_tunnels && tunnel::suspected(packet)
+        {
+            return None;
+        }
+        if let Some((header, trust)) = vnet {
+            vnet::translate(packet, header, trust, total_len).ok()?;
+            packet.trusted = trust == Trust::Kernel;
+        }
+        let (skip, keep) = (packet.inner_header_len(), packet.payload_len);
+        let chain = self.note_one(&whole, skip, keep);
+        self.packets[slot as usize].chain = chain;
+        self.free.pop();
+        Some(PacketId(slot))
     }
 
     /// Notes `keep` bytes of `body` from byte `skip` on as a chain.
@@ -164,8 +246,7 @@ impl Arena {
             let at = frag.at.wrapping_add(skip as u64);
             skip = 0;
             left -= len;
-            let index = self.frags.len() as u32;
-            self.frags.push(Frag::new(at, len));
+            let index = self.push(Frag::new(at, len));
             if chain.tail == NIL {
                 chain.head = index;
             } else if let Some(tail) = self.frags.get_mut(chain.tail as usize) {
@@ -182,9 +263,8 @@ impl Arena {
         if keep == 0 {
             return Chain::EMPTY;
         }
-        let index = self.frags.len() as u32;
         let at = whole.at.wrapping_add(skip as u64);
-        self.frags.push(Frag::new(at, keep));
+        let index = self.push(Frag::new(at, keep));
         Chain {
             head: index,
             tail: index,
@@ -209,7 +289,7 @@ impl Arena {
         debug_assert!(!self.free.contains(&id.0), "released twice");
         self.free.push(id.0);
         if self.free.len() == self.packets.len() {
-            self.frags.clear();
+            self.frags_used = 0;
         }
     }
 
@@ -218,17 +298,20 @@ impl Arena {
     pub fn payload(&self, id: PacketId) -> Pieces<'_> {
         let packet = self.packet(id);
         Pieces {
-            frags: &self.frags,
+            frags: self.frags.get(..self.frags_used).unwrap_or(&[]),
             next: packet.chain.head,
             skip: 0,
             left: packet.payload_len,
         }
     }
 
-    /// Whether a packet in one piece could be admitted.
+    /// How many packets in one piece could be admitted and absorbed, after what has grown.
     #[inline(always)]
-    pub(crate) fn has_room(&self) -> bool {
-        !self.free.is_empty() && self.frags.len() < self.frags_max
+    pub(crate) fn room(&self, growth: &Growth) -> u32 {
+        match self.free.is_empty() {
+            true => 0,
+            false => (self.frags.len() - growth.used) as u32,
+        }
     }
 
     /// The packet's payload, if it lies in one piece.
@@ -248,30 +331,63 @@ impl Arena {
         }
     }
 
-    /// Where the payload of a packet ends, in the caller's terms.
+    /// Where the payload of a packet ends, in the caller's terms; of one without, anywhere.
     #[inline(always)]
-    pub(crate) fn payload_end(&self, id: PacketId) -> Option<u64> {
-        let last = self.frags.get(self.packet(id).chain.tail as usize)?;
-        Some(last.at.wrapping_add(u64::from(last.len)))
+    pub(crate) fn payload_end(&self, id: PacketId) -> u64 {
+        let last = self.frags.get(self.packet(id).chain.tail as usize);
+        last.map_or(0, |last| last.at.wrapping_add(u64::from(last.len)))
     }
 
-    /// Puts one piece behind the payload of a packet that has some; there must be room.
+    /// Where more payload of a packet would go.
     #[inline(always)]
-    pub(crate) fn append(&mut self, onto: PacketId, frag: Frag) {
-        let index = self.frags.len() as u32;
-        let head = &mut self.packets[onto.0 as usize];
-        head.payload_len += frag.len;
-        let Some(last) = self.frags.get_mut(head.chain.tail as usize) else {
+    pub(crate) fn growth(&self, id: PacketId) -> Growth {
+        Growth {
+            tail: self.packet(id).chain.tail,
+            used: self.frags_used,
+            end: self.payload_end(id),
+        }
+    }
+
+    /// Puts a piece there, and moves on; there must be [`Arena::room`].
+    #[inline(always)]
+    pub(crate) fn append(&mut self, growth: &mut Growth, frag: Frag) {
+        let Some(last) = self.frags.get_mut(growth.tail as usize) else {
             debug_assert!(false, "onto a packet without payload");
             return;
         };
-        if last.at.wrapping_add(u64::from(last.len)) == frag.at {
+        if growth.end == frag.at {
             last.len += frag.len;
-            return;
+        } else {
+            last.next = growth.used as u32;
+            let Some(place) = self.frags.get_mut(growth.used) else {
+                debug_assert!(false, "no room");
+                return;
+            };
+            *place = frag;
+            growth.tail = growth.used as u32;
+            growth.used += 1;
         }
-        last.next = index;
-        head.chain.tail = index;
-        self.frags.push(frag);
+        growth.end = frag.at.wrapping_add(u64::from(frag.len));
+    }
+
+    /// The packet has grown so far, by `payload_len` bytes.
+    #[inline(always)]
+    pub(crate) fn grown(&mut self, id: PacketId, growth: &Growth, payload_len: u32) {
+        self.frags_used = growth.used;
+        let packet = self.packet_mut(id);
+        packet.payload_len += payload_len;
+        packet.chain.tail = growth.tail;
+    }
+
+    /// Notes a frag; there must be room. Returns its index.
+    #[inline(always)]
+    fn push(&mut self, frag: Frag) -> u32 {
+        let index = self.frags_used;
+        if let Some(place) = self.frags.get_mut(index) {
+            *place = frag;
+            self.frags_used = index + 1;
+        }
+        index as u32
     }
 
     /// Moves the payload of `from` behind that of `onto` and gives its slot
@@ -303,6 +419,7 @@ impl Arena {
 }
 
 /// Follows the tunnel that a virtio header describes, or that the packet's own headers suggest.
+#[cold]
 #[inline(never)]
 fn follow_tunnel(
     packet: &mut Packet,
@@ -314,7 +431,17 @@ fn follow_tunnel(
         tunnel::enter_described(packet, head, header)?;
         return Ok(true);
     }
-    Ok(tunnel::suspected(packet) && tunnel::follow(packet, head, vnet, opaque))
+    Ok(tunnel::follow(packet, head, vnet, opaque))
+}
+
+/// A number that is met once in 2^32 (the finalizer of MurmurHash3 is a permutation).
+fn mixed(count: u32, key: u32) -> u32 {
+    let round = |x: u32| {
+        let x = (x ^ x >> 16).wrapping_mul(0x85eb_ca6b);
+        let x = (x ^ x >> 13).wrapping_mul(0xc2b2_ae35);
+        x ^ x >> 16
+    };
+    round(round(count) ^ key)
 }
 
 /// A packet's payload or a part of it: an iterator over the caller's bytes.

@@ -8,12 +8,13 @@
 
 use crate::arena::{Memory, Pieces, sum_pieces};
 use crate::checksum::{Sum, udp_nonzero};
+use crate::fragment;
 use crate::packet::{Packet, Transport};
-use crate::pending::{Caps, Csum, Cwr, Gso};
+use crate::pending::{Caps, Csum, Cwr, Gso, GsoKind};
 use crate::reasons;
-use crate::segment::{SegmentCsum, segment, segments};
+use crate::segment::{SegmentCsum, segment};
 use crate::superpacket;
-use crate::tunnel;
+use crate::tunnel::{self, OuterCsum};
 
 reasons! {
     /// Why was a packet dropped on its way to a port?
@@ -57,17 +58,22 @@ pub fn plan(packet: &Packet, takes: Caps, mtu: usize) -> Plan {
             _ => Plan::AsIs,
         };
     };
-    let headers = packet.l3_total_len() - packet.payload_len as usize;
+    let headers = match gso.kind {
+        GsoKind::Ufo => fragment::header_len(packet),
+        _ => packet.l3_total_len() - packet.payload_len as usize,
+    };
     if headers + usize::from(gso.size) > mtu {
         return Plan::Drop(Fault::SegmentOverMtu);
     }
     if takes.takes(gso.kind)
+        && packet.l3_total_len() <= takes.l3_total_max(gso.kind)
         && takes.tunnels().take(&packet.tunnel)
         && header_can_say(packet, gso, takes)
     {
         return Plan::AsIs;
     }
-    let csum = if takes.csum() {
+    // A fragment has no checksum of its own to be left partial.
+    let csum = if takes.csum() && gso.kind != GsoKind::Ufo {
         SegmentCsum::Partial
     } else {
         SegmentCsum::Complete
@@ -91,7 +97,7 @@ fn header_can_say(packet: &Packet, gso: Gso, takes: Caps) -> bool {
 pub fn leaving(packet: &Packet, plan: Plan) -> u32 {
     match plan {
         Plan::AsIs | Plan::Checksum => 1,
-        Plan::Segment(gso, _) => segments(packet.payload_len, gso.size),
+        Plan::Segment(gso, _) => gso.segments(packet.payload_len),
         Plan::Drop(_) => 0,
     }
 }
@@ -120,6 +126,9 @@ pub fn complete<M: Memory>(
             sink(&finished, payload);
             Ok(1)
         }
+        Plan::Segment(gso, _) if gso.kind == GsoKind::Ufo => {
+            fragment::fragment(packet, gso, payload, memory, sink)
+        }
         Plan::Segment(gso, csum) => segment(packet, gso, payload, csum, memory, sink),
         Plan::Drop(fault) => Err(fault),
     }
@@ -127,7 +136,7 @@ pub fn complete<M: Memory>(
 
 /// Finishes a partial checksum: the sum from its start to the end of the packet,
 /// over the pseudo-header sum that the field holds (virtio 1.3 section 5.1.6.2).
-fn finish_checksum<M: Memory>(
+pub(crate) fn finish_checksum<M: Memory>(
     packet: &mut Packet,
     payload: Pieces<'_>,
     memory: &M,
@@ -154,5 +163,9 @@ fn finish_checksum<M: Memory>(
     };
     packet.set_be16(field, check);
     packet.pending.csum = Csum::Unverified;
+    if packet.pending.gso.is_some() {
+        // A super-packet's outer checksum was left partial as well.
+        superpacket::settle_outer(packet, OuterCsum::Complete);
+    }
     Ok(())
 }

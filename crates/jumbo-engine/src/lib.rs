@@ -98,6 +98,7 @@ pub mod vnet;
 pub mod coalesce;
 pub mod steer;
 pub mod complete;
+mod fragment;
 pub mod segment;
 pub mod moderate;
 pub mod packet;

@@ -228,7 +228,8 @@ pub struct Packet {
     pub origin: u32,
     /// Where the outer headers are, if it is in a tunnel.
     pub(crate) tunnel: Tunnel,
-    /// The outer headers, with the network header at [`L3_AT`]. Not touched without a tunnel.
+    /// The outer headers, with the network header at [`L3_AT`]. Not touched without a tunnel, but
+    /// for the number that fragments of an IPv6 datagram will have ([`crate::fragment`]).
     pub(crate) outer: [u8; OUTER_ROOM],
 }
 
@@ -292,6 +293,26 @@ impl Packet {
     #[inline]
     pub fn tunnel(&self) -> &Tunnel {
         &self.tunnel
+    }
+
+    /// Whether [`Packet::layers`] describes what is inside a tunnel.
+    #[inline]
+    pub fn is_in_tunnel(&self) -> bool {
+        self.tunnel.is_some()
+    }
+
+    /// Whether the outer headers are what they should be, given that the inner checksum is right or
+    /// still to be made: the IPv4 header's checksum, and UDP's if it is in use. `true` without a tunnel.
+    pub fn outer_is_sound(&self) -> bool {
+        !self.tunnel.is_some()
+            || (crate::tunnel::outer_is_plain(self) && crate::tunnel::outer_csum_is_good(self))
+    }
+
+    /// Whether [`Packet::header`] is all there is before the payload: no tunnel that
+    /// was followed, no VLAN tag kept beside it.
+    #[inline(always)]
+    pub fn header_is_whole(&self) -> bool {
+        !self.tunnel.is_some() && self.tags.is_empty()
     }
 
     /// Link, network and transport header together, without VLAN tags, in bytes;
@@ -386,7 +407,19 @@ impl Packet {
     /// Writes the header as it goes on the wire, VLAN tags back in their place.
     /// Returns its length, or `None` if `out` is too short
     /// ([`HEADERS_MAX`] bytes always suffice; without tunnels, [`HEADER_ROOM`] + 8).
+    #[inline]
     pub fn write_header(&self, out: &mut [u8]) -> Option<usize> {
+        if self.tunnel.is_some() || !self.tags.is_empty() {
+            return self.write_header_in_parts(out);
+        }
+        let header = self.header();
+        copy_short(out.get_mut(..header.len())?, header);
+        Some(header.len())
+    }
+
+    /// The same with tags or the headers of a tunnel.
+    #[inline(never)]
+    fn write_header_in_parts(&self, out: &mut [u8]) -> Option<usize> {
         if !self.tunnel.is_some() {
             return self.write_tagged(self.header(), self.layers.l2_len, out);
         }
@@ -499,7 +532,7 @@ impl Packet {
     pub(crate) fn segments(&self) -> u16 {
         match self.pending.gso {
             None => 1,
-            Some(gso) => crate::segment::segments(self.payload_len, gso.size) as u16,
+            Some(gso) => gso.segments(self.payload_len) as u16,
         }
     }
 
@@ -534,5 +567,26 @@ pub(crate) fn array<const N: usize>(bytes: &[u8; HEADER_ROOM], at: usize) -> [u8
     match bytes.get(at..at + N) {
         Some(bytes) => bytes.try_into().unwrap_or([0; N]),
         None => [0; N],
+    }
+}
+
+/// Copies a header, in two blocks that overlap, if there are enough bytes for them: a
+/// call of `memcpy` costs as much as all other work on the header.
+#[inline(always)]
+fn copy_short(out: &mut [u8], header: &[u8]) {
+    match header.len() {
+        64..=128 => copy_ends::<64>(out, header),
+        32..64 => copy_ends::<32>(out, header),
+        _ => out.copy_from_slice(header),
+    }
+}
+
+#[inline(always)]
+fn copy_ends<const LEN: usize>(out: &mut [u8], header: &[u8]) {
+    if let (Some(to), Some(from)) = (out.first_chunk_mut::<LEN>(), header.first_chunk::<LEN>()) {
+        *to = *from;
+    }
+    if let (Some(to), Some(from)) = (out.last_chunk_mut::<LEN>(), header.last_chunk::<LEN>()) {
+        *to = *from;
     }
 }

@@ -171,7 +171,7 @@ impl Template {
             segment.set_be16(L3_AT + 4, (l3_total - 40) as u16);
         }
         match self.gso.kind {
-            GsoKind::Udp => segment.set_be16(self.l4_at + 4, l4_total as u16),
+            GsoKind::Udp | GsoKind::Ufo => segment.set_be16(self.l4_at + 4, l4_total as u16),
             GsoKind::Tcp4 | GsoKind::Tcp6 => {
                 let offset = index.wrapping_mul(u32::from(self.gso.size));
                 segment.set_be32(self.l4_at + 4, self.seq_first.wrapping_add(offset));
@@ -209,7 +209,7 @@ impl Template {
     fn complete(&self, segment: &mut Packet, body: Sum) {
         let sum = self.pseudo_of(segment).add(self.l4_sum).add(body);
         let check = match self.gso.kind {
-            GsoKind::Udp => {
+            GsoKind::Udp | GsoKind::Ufo => {
                 let length = (self.l4_len + segment.payload_len) as u16;
                 udp_nonzero(sum.add_u16(length).checksum())
             }
@@ -225,7 +225,7 @@ impl Template {
     #[inline]
     fn csum_at(&self) -> usize {
         let offset = match self.gso.kind {
-            GsoKind::Udp => UDP_CSUM,
+            GsoKind::Udp | GsoKind::Ufo => UDP_CSUM,
             GsoKind::Tcp4 | GsoKind::Tcp6 => TCP_CSUM,
         };
         self.l4_at + usize::from(offset)

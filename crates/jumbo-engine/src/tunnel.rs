@@ -158,7 +158,7 @@ impl Tunnel {
 
 impl Tunnels {
     /// Whether a super-packet in this tunnel is taken.
-    pub(crate) fn take(self, tunnel: &Tunnel) -> bool {
+    pub fn take(self, tunnel: &Tunnel) -> bool {
         match tunnel.kind {
             TunnelKind::None => true,
             TunnelKind::Udp if tunnel.csum => matches!(self, Self::UdpCsum | Self::All),

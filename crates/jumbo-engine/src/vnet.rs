@@ -94,8 +94,11 @@ reasons! {
         TunnelCsumNotAsked = "tunnel_csum_not_asked",
         /// An outer UDP checksum is asked for without a tunnel.
         TunnelCsumWithoutTunnel = "tunnel_csum_without_tunnel",
-        /// UDP fragmentation (UFO); it was not offered.
+        /// UDP fragmentation (UFO) that was not offered, or of a packet whose IP options or
+        /// extension headers are not for every fragment.
         GsoUfoRefused = "gso_ufo_refused",
+        /// A fragment size of UFO that is no multiple of 8.
+        GsoUfoSize = "gso_ufo_size",
         /// The ECN bit on a type that is not TCP.
         GsoEcnNotTcp = "gso_ecn_not_tcp",
         /// A segmentation type with a segment size of zero.
@@ -245,8 +248,32 @@ impl VnetHeader {
 
     /// Whether the header claims a super-packet in a tunnel.
     #[inline]
-    pub(crate) fn is_tunnel(&self) -> bool {
+    pub fn is_tunnel(&self) -> bool {
         self.gso_type & GSO_TUNNEL != 0
+    }
+
+    /// Whether the header claims a datagram to be fragmented by IP (UFO).
+    #[inline]
+    pub fn is_ufo(&self) -> bool {
+        self.gso_type & !(GSO_TUNNEL | GSO_ECN) == GSO_UDP
+    }
+
+    /// Whether the sender, who negotiated `hands`, may claim what the header does: UFO and
+    /// tunnels are not for everybody.
+    ///
+    /// # Errors
+    /// The [`HeaderFault`] for which the packet is to be dropped.
+    #[inline]
+    pub fn check_negotiated(&self, hands: Caps) -> Result<(), HeaderFault> {
+        // Of the types in use, UFO alone has the second bit.
+        if self.gso_type & (GSO_TUNNEL | 2) == 0 {
+            return Ok(());
+        }
+        match (self.is_tunnel(), self.is_ufo()) {
+            (true, _) if !hands.udp_tunnel() => Err(HeaderFault::GsoTunnelRefused),
+            (_, true) if !hands.ufo() => Err(HeaderFault::GsoUfoRefused),
+            _ => Ok(()),
+        }
     }
 
     /// Where the partial checksum starts, if there is one.
@@ -298,7 +325,7 @@ impl VnetHeader {
     pub fn for_port(packet: &Packet, takes: Caps) -> Self {
         let mut header = Self::of(packet);
         let gso = packet.pending.gso.filter(|_| takes.rsc_info());
-        if let Some(gso) = gso.filter(|gso| gso.kind != GsoKind::Udp) {
+        if let Some(gso) = gso.filter(|gso| matches!(gso.kind, GsoKind::Tcp4 | GsoKind::Tcp6)) {
             let (segments, dup_acks) = match packet.pending.lossy {
                 Some(lossy) => (lossy.segments, lossy.dup_acks),
                 None => (segments(packet.payload_len, gso.size) as u16, 0),
@@ -335,6 +362,7 @@ impl VnetHeader {
                 GsoKind::Tcp4 => GSO_TCPV4,
                 GsoKind::Tcp6 => GSO_TCPV6,
                 GsoKind::Udp => GSO_UDP_L4,
+                GsoKind::Ufo => GSO_UDP,
             };
             if superpacket::has_cwr(packet) {
                 header.gso_type |= GSO_ECN;
@@ -467,10 +495,11 @@ fn segmentation(packet: &mut Packet, header: &VnetHeader) -> Result<Option<Gso>,
         GSO_TCPV4 => (GsoKind::Tcp4, layers.net == Net::V4),
         GSO_TCPV6 => (GsoKind::Tcp6, layers.net == Net::V6),
         GSO_UDP_L4 => (GsoKind::Udp, layers.net != Net::None),
-        GSO_UDP => return Err(HeaderFault::GsoUfoRefused),
+        GSO_UDP => (GsoKind::Ufo, layers.net != Net::None),
         _ => return Err(HeaderFault::GsoTypeUnknown),
     };
-    if ecn && kind == GsoKind::Udp {
+    let tcp = matches!(kind, GsoKind::Tcp4 | GsoKind::Tcp6);
+    if ecn && !tcp {
         return Err(HeaderFault::GsoEcnNotTcp);
     }
     match header.gso_size {
@@ -478,10 +507,7 @@ fn segmentation(packet: &mut Packet, header: &VnetHeader) -> Result<Option<Gso>,
         GSO_BY_FRAGS => return Err(HeaderFault::GsoSizeReserved),
         _ => {}
     }
-    let transport = match kind {
-        GsoKind::Udp => Transport::Udp,
-        GsoKind::Tcp4 | GsoKind::Tcp6 => Transport::Tcp,
-    };
+    let transport = if tcp { Transport::Tcp } else { Transport::Udp };
     if !fits || layers.transport != transport {
         return Err(HeaderFault::GsoProtocolMismatch);
     }
@@ -492,24 +518,31 @@ fn segmentation(packet: &mut Packet, header: &VnetHeader) -> Result<Option<Gso>,
     match packet.pending.csum {
         Csum::Partial { start, .. } if start == l4_start => {}
         Csum::Partial { .. } => return Err(HeaderFault::CsumFieldWrong),
-        _ if kind == GsoKind::Udp => return Err(HeaderFault::GsoWithoutCsum),
+        _ if !tcp => return Err(HeaderFault::GsoWithoutCsum),
         // Linux computes the pseudo-header sum itself (tcp4_gso_segment).
         _ => {}
     }
-    let size = match kind {
-        GsoKind::Udp => header.gso_size,
-        GsoKind::Tcp4 | GsoKind::Tcp6 => header.gso_size.max(TCP_SEGMENT_MIN),
+    if kind == GsoKind::Ufo {
+        fragmentation(packet, header)?;
+    }
+    let size = match tcp {
+        true => header.gso_size.max(TCP_SEGMENT_MIN),
+        false => header.gso_size,
     };
     let payload_len = packet.payload_len as usize;
     if kind == GsoKind::Udp && payload_len > usize::from(size) * UDP_SEGMENTS_MAX {
         return Err(HeaderFault::GsoTooManySegments);
     }
-    if kind != GsoKind::Udp
-        && superpacket::tcp_flags(packet) & (superpacket::SYN | superpacket::RST) != 0
-    {
+    if tcp && superpacket::tcp_flags(packet) & (superpacket::SYN | superpacket::RST) != 0 {
         return Err(HeaderFault::GsoOnSynOrRst);
     }
-    if payload_len <= usize::from(size) {
+    let gso = Gso {
+        kind,
+        size,
+        cwr: Cwr::FirstOnly,
+        fixed_id: false,
+    };
+    if gso.segments(packet.payload_len) <= 1 {
         // An ordinary packet after all, whose length field was not relied on.
         superpacket::settle_lengths(packet);
         if packet.pending.csum != Csum::Unverified {
@@ -519,12 +552,18 @@ fn segmentation(packet: &mut Packet, header: &VnetHeader) -> Result<Option<Gso>,
         return Ok(None);
     }
     superpacket::settle_header(packet);
-    Ok(Some(Gso {
-        kind,
-        size,
-        cwr: Cwr::FirstOnly,
-        fixed_id: false,
-    }))
+    Ok(Some(gso))
+}
+
+/// Whether a datagram can be fragmented as the header says.
+fn fragmentation(packet: &Packet, header: &VnetHeader) -> Result<(), HeaderFault> {
+    if packet.layers.extended {
+        return Err(HeaderFault::GsoUfoRefused);
+    }
+    match header.gso_size.is_multiple_of(8) {
+        true => Ok(()),
+        false => Err(HeaderFault::GsoUfoSize),
+    }
 }
 
 /// Pseudo-header sum of the packet's transport, over `l4_total` bytes.

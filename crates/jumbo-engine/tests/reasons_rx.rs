@@ -293,17 +293,35 @@ fn a_tunnel_segmentation_type_is_refused() {
     }
 }
 
-/// With a size that is a multiple of 8, without, and with the ECN bit that Linux lets slip.
+/// IP options and extension headers, of which not every one is for every fragment.
 #[test]
-fn udp_fragmentation_is_refused() {
-    let bytes = udp();
-    for (gso_type, gso_size) in [(3, 1480), (3, 1001), (0x83, 1480)] {
+fn fragmentation_of_more_than_plain_headers_is_refused() {
+    let udp = || PacketBuilder::ethernet().udp(7, 8).payload_len(3000);
+    let hop_by_hop = Extension::HopByHop(vec![1, 4, 0, 0, 0, 0]);
+    for packet in [
+        udp().ip_options(&[1; 4]),
+        udp().ipv6([1; 16], [2; 16]).extension(hop_by_hop),
+    ] {
+        let bytes = packet.partial_checksum().build();
         let header = VnetHeader {
-            gso_type,
-            gso_size,
+            gso_type: 3,
+            gso_size: 1480,
             ..uso(&bytes)
         };
         assert_fault(&bytes, header, canonical!(HeaderFault::GsoUfoRefused));
+    }
+}
+
+#[test]
+fn fragments_are_multiples_of_eight() {
+    let bytes = udp();
+    for gso_size in [1, 7, 1001, 1479] {
+        let header = VnetHeader {
+            gso_type: 3,
+            gso_size,
+            ..uso(&bytes)
+        };
+        assert_fault(&bytes, header, canonical!(HeaderFault::GsoUfoSize));
     }
 }
 

@@ -103,6 +103,9 @@ pub fn veth_pair(name: &str) -> Result<(Host, Host)> {
     a.links()?.add_veth(name, name, &b.ns)?;
     a.plug(name)?;
     b.plug(name)?;
+    for host in [&a, &b] {
+        host.links()?.wait_running(name)?;
+    }
     Ok((a, b))
 }
 

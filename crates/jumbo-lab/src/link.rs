@@ -6,14 +6,17 @@ mod netlink;
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
 };
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
+    XdpAttached,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -26,6 +29,9 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 use crate::error::{Doing, Result};
 use crate::ns::NetNs;
 use netlink::Socket;
+
+/// The kernel looks at carriers once a second at the latest.
+const CARRIER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A MAC address.
 pub type Mac = [u8; 6];
@@ -77,6 +83,10 @@ pub struct Link {
     pub up: bool,
     /// Has a carrier and is up.
     pub running: bool,
+    /// How many want to hear everything that passes (IFLA_PROMISCUITY).
+    pub promiscuity: u32,
+    /// Whether an XDP program is on it, wherever.
+    pub xdp: bool,
     /// Counters at the moment of the question.
     pub stats: LinkStats,
 }
@@ -136,6 +146,20 @@ impl Links {
         self.set_flag(name, LinkFlags::Up)
     }
 
+    /// Waits until the link has a carrier. The kernel hears of one late on a busy
+    /// machine (net/core/link_watch.c), and until then drops in silence what is sent.
+    pub fn wait_running(&self, name: &str) -> Result<()> {
+        let deadline = Instant::now() + CARRIER_PATIENCE;
+        while !self.get(name)?.running {
+            if Instant::now() > deadline {
+                return Err(io::Error::from(io::ErrorKind::TimedOut))
+                    .doing(|| format!("wait for the carrier of {name}"));
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
     /// Sets the link down.
     pub fn down(&self, name: &str) -> Result<()> {
         self.set_flag(name, LinkFlags::empty())
@@ -176,6 +200,20 @@ impl Links {
     /// Limits the kernel's own super-packets: `gso_max_size` in bytes.
     pub fn set_gso_max_size(&self, name: &str, bytes: u32) -> Result<()> {
         self.set(name, LinkAttribute::GsoMaxSize(bytes))
+    }
+
+    /// Limits what the kernel's GRO makes of received packets, of both IP versions:
+    /// bytes of a super-packet (a size up to 65536 counts for IPv4 too, net/core/dev.h
+    /// netif_set_gro_max_size).
+    pub fn set_gro_max_size(&self, name: &str, bytes: u32) -> Result<()> {
+        self.set(name, LinkAttribute::GroMaxSize(bytes))
+    }
+
+    /// Puts an XDP program on a link, or takes it off (a negative `program`).
+    /// `flags` are those of IFLA_XDP_FLAGS.
+    pub fn set_xdp(&self, name: &str, program: RawFd, flags: u32) -> Result<()> {
+        let facts = vec![LinkXdp::Fd(program), LinkXdp::Flags(flags)];
+        self.set(name, LinkAttribute::Xdp(facts))
     }
 
     /// Removes a link.
@@ -343,6 +381,8 @@ fn as_link(message: &Message) -> Option<Link> {
         mac: None,
         up: flags.contains(LinkFlags::Up),
         running: flags.contains(LinkFlags::Running),
+        promiscuity: 0,
+        xdp: false,
         stats: LinkStats::default(),
     };
     for attribute in &message.attributes {
@@ -357,6 +397,11 @@ fn fill(link: &mut Link, attribute: &LinkAttribute) {
         LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
         LinkAttribute::TxQueueLen(packets) => link.tx_queue_len = *packets,
         LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
+        LinkAttribute::Promiscuity(count) => link.promiscuity = *count,
+        LinkAttribute::Xdp(facts) => {
+            let none = |fact: &LinkXdp| *fact == LinkXdp::Attached(XdpAttached::None);
+            link.xdp = !facts.is_empty() && !facts.iter().any(none);
+        }
         LinkAttribute::Stats64(s) => {
             link.stats = LinkStats {
                 rx_packets: s.rx_packets,

@@ -1,12 +1,13 @@
 //! What every port must pass: the contract of [`crate::queue`], as tests that a
 //! port's own tests call with a device of that kind and somebody at its other end.
 //!
+//! A super-packet in a tunnel may be among the samples of a port that negotiated them.
 //! Packets of others (a kernel sends some by itself) are told apart by their
 //! source address and ignored.
 
-use jumbo_engine::arena::{HEAD_WANTED, PacketId};
+use jumbo_engine::arena::{HEAD_WANTED_TUNNELS, PacketId};
 use jumbo_engine::checksum::Kernels;
-use jumbo_engine::packet::{Frag, Link, Tag};
+use jumbo_engine::packet::{Frag, HEADERS_MAX, Link, Tag};
 use jumbo_engine::vnet::{HeaderFault, Trust, VnetHeader};
 
 use crate::queue::{Bounds, Burst, PACKET_ROOM, Queue, RxEnd, RxStats, TxFault};
@@ -104,8 +105,10 @@ struct Taker {
 
 impl Taker {
     fn new(bounds: Bounds, ours: &Sample) -> Self {
+        let mut burst = Burst::new(bounds, Kernels::detect());
+        burst.arena.follow_tunnels(true);
         Self {
-            burst: Burst::new(bounds, Kernels::detect()),
+            burst,
             stats: RxStats::default(),
             ours: ours.clone(),
         }
@@ -152,7 +155,7 @@ impl Taker {
 
 fn sample_of(burst: &Burst, id: PacketId) -> Sample {
     let packet = burst.arena.packet(id);
-    let mut bytes = vec![0; 256];
+    let mut bytes = vec![0; HEADERS_MAX];
     let len = packet
         .write_header(&mut bytes)
         .expect("room for any header");
@@ -248,6 +251,7 @@ fn scattered(sample: &Sample, pieces: usize, subject: &Subject) -> (Burst, Packe
         ..Bounds::default()
     };
     let mut burst = Burst::new(bounds, Kernels::detect());
+    burst.arena.follow_tunnels(true);
     // The pool starts each piece on a line of its own.
     let len = sample.bytes.len().div_ceil(pieces).max(1);
     let body: Vec<Frag> = sample
@@ -258,7 +262,7 @@ fn scattered(sample: &Sample, pieces: usize, subject: &Subject) -> (Burst, Packe
             Frag::new(burst.pool.take(piece.len() + 1), piece.len() as u32)
         })
         .collect();
-    let head = &sample.bytes[..sample.bytes.len().min(HEAD_WANTED)];
+    let head = &sample.bytes[..sample.bytes.len().min(HEAD_WANTED_TUNNELS)];
     let vnet = Some((&sample.vnet, Trust::Guest));
     let admitted = burst.arena.admit(subject.queue.link(), head, &body, vnet);
     let id = admitted.expect("a sample is right").id;

@@ -14,7 +14,13 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::pool::Pool;
 use crate::queue::{Burst, PACKET_ROOM, Port, PortInfo, Presence, Queue, RxEnd, RxStats, TxFault};
 
-const FORM: Form = Form::Modern12;
+/// The header of a port that hands over super-packets in tunnels is the one that can say so.
+fn form_of(hands: Caps) -> Form {
+    match hands.udp_tunnel() {
+        true => Form::Tunnel24,
+        false => Form::Modern12,
+    }
+}
 
 /// A packet with its virtio header, both as bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +39,8 @@ pub struct MemHandle {
 
 #[derive(Debug)]
 struct Shared {
+    form: Form,
+    hands: Caps,
     inbox: Mutex<VecDeque<Vec<u8>>>,
     outbox: Mutex<Vec<MemPacket>>,
     /// Super-packets are refused, as some kernels do.
@@ -48,16 +56,18 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl MemHandle {
     /// Puts a packet in, to be received by the port's first queue.
     pub fn put(&self, vnet: &VnetHeader, bytes: &[u8]) {
-        let mut whole = vec![0; FORM.len_bytes()];
-        vnet.encode(FORM, &mut whole);
+        let form = self.shared.form;
+        let mut whole = vec![0; form.len_bytes()];
+        vnet.encode(form, &mut whole);
         whole.extend_from_slice(bytes);
         self.put_raw(whole);
     }
 
     /// Puts packets in all at once: who receives sees none of them or all.
     pub fn put_all<'a>(&self, vnet: &VnetHeader, packets: impl IntoIterator<Item = &'a [u8]>) {
-        let mut header = vec![0; FORM.len_bytes()];
-        vnet.encode(FORM, &mut header);
+        let form = self.shared.form;
+        let mut header = vec![0; form.len_bytes()];
+        vnet.encode(form, &mut header);
         let whole = |bytes: &[u8]| [&header, bytes].concat();
         locked(&self.shared.inbox).extend(packets.into_iter().map(whole));
         self.wake();
@@ -103,6 +113,8 @@ pub fn port(
     mtu: usize,
 ) -> Result<(Port, MemHandle), rustix::io::Errno> {
     let shared = Arc::new(Shared {
+        form: form_of(hands),
+        hands,
         inbox: Mutex::default(),
         outbox: Mutex::default(),
         refuse_gso: Mutex::default(),
@@ -158,11 +170,15 @@ impl Queue for MemQueue {
             };
             let len = bytes.len().min(PACKET_ROOM);
             burst.pool.space()[..len].copy_from_slice(&bytes[..len]);
-            let Some(header) = VnetHeader::decode(FORM, &bytes) else {
+            let Some(header) = VnetHeader::decode(self.shared.form, &bytes) else {
                 stats.faults.count(HeaderFault::ShortVnetHeader);
                 continue;
             };
-            let prefix = FORM.len_bytes();
+            let prefix = self.shared.form.len_bytes();
+            if let Err(fault) = header.check_negotiated(self.shared.hands) {
+                stats.faults.count(fault);
+                continue;
+            }
             let vnet = Some((&header, Trust::Guest));
             burst.admit(Link::Ethernet, prefix, len - prefix, vnet, stats);
             taken += len;

@@ -17,21 +17,21 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use jumbo_engine::arena::{Admitted, Arena, PacketId, Pieces};
+use jumbo_engine::arena::{Admitted, Arena, HEAD_WANTED_TUNNELS, PacketId, Pieces};
 use jumbo_engine::checksum::Kernels;
-use jumbo_engine::packet::{Frag, Link, Packet};
+use jumbo_engine::packet::{Frag, HEADER_ROOM, Link, Packet};
 use jumbo_engine::parse::Opaque;
 use jumbo_engine::pending::Caps;
 use jumbo_engine::reason::Counts;
 use jumbo_engine::reasons;
-use jumbo_engine::segment::segments;
+use jumbo_engine::tunnel::TunnelKind;
 use jumbo_engine::vnet::{HeaderFault, Trust, VnetHeader};
 
 use crate::pool::Pool;
 
 /// Largest packet a port may hand over: 65535 bytes of network packet, an
 /// Ethernet header, two VLAN tags and the longest virtio header.
-pub const PACKET_ROOM: usize = 65535 + 14 + 8 + 20;
+pub const PACKET_ROOM: usize = 65535 + 14 + 8 + 24;
 
 reasons! {
     /// Why could a packet not be handed to a port's device?
@@ -50,7 +50,7 @@ reasons! {
         Injected = "injected",
         /// The packet's payload is no longer there.
         PayloadMissing = "payload_missing",
-        /// The receiver's buffers are too small for it.
+        /// The receiver's buffers are too small for it; or, with its VLAN tags, the interface's MTU.
         TooLong = "too_long",
         /// The port has stopped: its other end broke the rules.
         Stopped = "stopped",
@@ -121,11 +121,11 @@ impl Traffic {
     /// Counts one packet with its payload length.
     #[inline]
     pub fn count(&mut self, packet: &Packet, payload_len: u32) {
-        let size = packet.pending().gso.map_or(0, |gso| gso.size);
-        let wire = u64::from(segments(payload_len, size));
+        let gso = packet.pending().gso;
+        let wire = gso.map_or(1, |gso| u64::from(gso.segments(payload_len)));
         self.packets += 1;
         self.bytes += packet.wire_len() as u64;
-        self.super_packets += u64::from(size != 0);
+        self.super_packets += u64::from(gso.is_some());
         self.segments += wire;
         if payload_len != 0 {
             self.data_packets += 1;
@@ -257,7 +257,7 @@ impl Burst {
         vnet: Option<(&VnetHeader, Trust)>,
         stats: &mut RxStats,
     ) {
-        let result = match (self.arena.admit(link, head, body, vnet), vnet) {
+        let result = match (self.admit_from(link, head, body, vnet), vnet) {
             (Err(HeaderFault::CsumFieldTooDeep), Some((header, trust))) if !header.is_gso() => {
                 match self.pool.promote(body) {
                     Some((at, len)) => self.admit_finished(link, at, len, header, trust),
@@ -272,6 +272,77 @@ impl Burst {
         }
     }
 
+    /// Admits a packet that lies in one piece of lent memory, if it is like nearly all
+    /// ([`Arena::admit_plain`]); `false`: by [`Burst::admit_lent`] then.
+    #[inline]
+    pub fn admit_plain(
+        &mut self,
+        whole: Frag,
+        vnet: Option<(&VnetHeader, Trust)>,
+        fill: impl FnOnce(&mut [u8; HEADER_ROOM]),
+        stats: &mut RxStats,
+    ) -> bool {
+        let Some(id) = self.arena.admit_plain(whole, vnet, fill) else {
+            return false;
+        };
+        let packet = self.arena.packet(id);
+        stats.traffic.count(packet, packet.payload_len());
+        self.batch.push(id);
+        true
+    }
+
+    /// Admits a packet by its first bytes, and by more of them if it is in a tunnel
+    /// that goes on behind those.
+    #[inline]
+    fn admit_from(
+        &mut self,
+        link: Link,
+        head: &[u8],
+        body: &[Frag],
+        vnet: Option<(&VnetHeader, Trust)>,
+    ) -> Result<Admitted, HeaderFault> {
+        let result = self.arena.admit(link, head, body, vnet);
+        let cut = match &result {
+            Ok(admitted) => {
+                self.arena.packet(admitted.id).tunnel().kind() == TunnelKind::Unfollowed
+            }
+            Err(_) => vnet.is_some_and(|(header, _)| header.is_tunnel()),
+        };
+        match cut && self.arena.follows_tunnels() && head.len() < HEAD_WANTED_TUNNELS {
+            true => self.admit_by_more(link, head, body, vnet, result),
+            false => result,
+        }
+    }
+
+    /// The same with as many bytes as a tunnel's headers may take. Only this second copy
+    /// is looked at then, so it does not matter if the sender changed the first meanwhile.
+    #[cold]
+    #[inline(never)]
+    fn admit_by_more(
+        &mut self,
+        link: Link,
+        head: &[u8],
+        body: &[Frag],
+        vnet: Option<(&VnetHeader, Trust)>,
+        first: Result<Admitted, HeaderFault>,
+    ) -> Result<Admitted, HeaderFault> {
+        let mut more = [0; HEAD_WANTED_TUNNELS];
+        let mut len = 0;
+        for piece in body.iter().map_while(|frag| self.pool.piece(*frag)) {
+            len += piece.copy_to(&mut more[len..]);
+            if len == more.len() {
+                break;
+            }
+        }
+        if len <= head.len() {
+            return first;
+        }
+        if let Ok(admitted) = first {
+            self.arena.release(admitted.id);
+        }
+        self.arena.admit(link, &more[..len], body, vnet)
+    }
+
     #[inline]
     fn admit_at(
         &mut self,
@@ -281,9 +352,7 @@ impl Burst {
         vnet: Option<(&VnetHeader, Trust)>,
     ) -> Result<Admitted, HeaderFault> {
         let body = [Frag::new(at, len as u32)];
-        let head = self
-            .pool
-            .peek(at, len.min(jumbo_engine::arena::HEAD_WANTED_TUNNELS));
+        let head = self.pool.peek(at, len.min(HEAD_WANTED_TUNNELS));
         self.arena.admit(link, head, &body, vnet)
     }
 
@@ -367,11 +436,35 @@ pub trait Queue: Send + Debug + Any {
         false
     }
 
+    /// Whether it is full because its rings are being exchanged for others, which comes to an end.
+    fn is_exchanged(&self) -> bool {
+        false
+    }
+
+    /// What is to be used in its place, if it only stands for another queue. Asked once, when a worker is handed the
+    /// queue, between two bursts.
+    fn successor(&mut self) -> Option<Box<dyn Queue>> {
+        None
+    }
+
     /// Waits until the receiver made room, at most that long. The caller tries again.
     fn wait_for_room(&mut self, _timeout: Duration) {}
 
     /// Why the queue has stopped, once it has.
     fn stopped_by(&self) -> Option<String> {
+        None
+    }
+
+    /// Asks for [`Queue::fd`] to become readable when packets come. Whether some are there
+    /// already. To be called when `rx` has found nothing and before the caller waits: until
+    /// then a guest need not wake us. A device of the kernel's always does.
+    fn arm(&mut self) -> bool {
+        false
+    }
+
+    /// Whether `rx` would find packets, for who looks by itself instead of waiting; `None`
+    /// if only the kernel knows.
+    fn has_packets(&self) -> Option<bool> {
         None
     }
 
@@ -464,6 +557,6 @@ pub trait Workers: Send + Debug {
     /// The device is gone: the port is taken out.
     fn gone(&mut self) {}
 
-    /// A station has moved to this port.
+    /// A station has moved to this port: it is learned, and everybody behind the other ports is told.
     fn announce(&mut self, station: [u8; 6]);
 }

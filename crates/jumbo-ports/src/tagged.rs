@@ -70,12 +70,31 @@ impl Queue for Tagged {
         self.inner.can_wait()
     }
 
+    fn is_exchanged(&self) -> bool {
+        self.inner.is_exchanged()
+    }
+
+    fn successor(&mut self) -> Option<Box<dyn Queue>> {
+        if let Some(inner) = self.inner.successor() {
+            self.inner = inner;
+        }
+        None
+    }
+
     fn wait_for_room(&mut self, timeout: Duration) {
         self.inner.wait_for_room(timeout);
     }
 
     fn stopped_by(&self) -> Option<String> {
         self.inner.stopped_by()
+    }
+
+    fn arm(&mut self) -> bool {
+        self.inner.arm()
+    }
+
+    fn has_packets(&self) -> Option<bool> {
+        self.inner.has_packets()
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

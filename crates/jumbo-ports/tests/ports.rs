@@ -1,9 +1,12 @@
 //! Every kind of port against the contract of a queue.
 
+use std::os::fd::BorrowedFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use jumbo_engine::packet::Tag;
+use jumbo_engine::arena::Pieces;
+use jumbo_engine::checksum::Kernels;
+use jumbo_engine::packet::{Packet, Tag};
 use jumbo_engine::pending::Caps;
 use jumbo_engine::vnet::{Form, VnetHeader};
 use jumbo_lab::ns::{Needs, NetNs};
@@ -11,14 +14,16 @@ use jumbo_lab::packet_socket::PacketSocket;
 use jumbo_lab::{LabTest, TestError, test_main};
 use jumbo_ports::conformance::{Peer, Sample, Subject, check};
 use jumbo_ports::mem::{self, MemHandle, MemPacket};
+use jumbo_ports::pool::Pool;
 use jumbo_ports::queue::{Bounds, Burst, Queue, RxEnd, RxStats, TxFault};
 use jumbo_ports::tagged::Tagged;
 use jumbo_ports::tap::{self, TapConfig};
+use jumbo_ports::wrap::fault;
 use jumbo_testkit::oracle;
 
 mod samples;
 
-use samples::{base, ip6, samples};
+use samples::{base, ip6, samples, tunnelled};
 
 type Outcome = Result<(), TestError>;
 
@@ -30,6 +35,7 @@ fn main() -> ExitCode {
         Needs::Taps,
         tests![
             mem_keeps_the_contract,
+            faulty_keeps_the_contract,
             tagged_keeps_the_contract,
             tap_keeps_the_contract,
             tap_of_several_queues_keeps_the_contract,
@@ -75,7 +81,8 @@ impl Peer for MemPeer {
 }
 
 fn mem_queue() -> (Box<dyn Queue>, MemHandle) {
-    let (port, handle) = mem::port("m", 1, Caps::ALL, Caps::ALL, 1500).expect("an eventfd");
+    let caps = Caps::ALL.with_udp_tunnels(true, true);
+    let (port, handle) = mem::port("m", 1, caps, caps, 1500).expect("an eventfd");
     (port.queues.into_iter().next().expect("a queue"), handle)
 }
 
@@ -93,12 +100,63 @@ fn mem_subject(tag: Option<Tag>) -> Subject {
 }
 
 fn mem_keeps_the_contract() -> Outcome {
-    check(&mut || mem_subject(None), &samples());
+    check(&mut || mem_subject(None), &tunnelled());
     Ok(())
 }
 
+/// A port that holds every packet up for a moment, and swaps none.
+fn faulty_keeps_the_contract() -> Outcome {
+    let faults = "delay:1ns".parse().expect("a fault");
+    let subject = || {
+        let (inner, handle) = mem_queue();
+        let (mut port, _) = mem::port("m", 0, Caps::ALL, Caps::ALL, 1500).expect("an eventfd");
+        port.queues.push(inner);
+        let port = fault::wrap(port, faults).expect("a timer");
+        let queue = port.queues.into_iter().next().expect("a queue");
+        Subject {
+            queue: Box::new(Prompt(queue)),
+            peer: Box::new(MemPeer {
+                handle,
+                sent: Default::default(),
+            }),
+            tag: None,
+        }
+    };
+    check(&mut || subject(), &tunnelled());
+    Ok(())
+}
+
+/// Asks a port that holds packets up for what is due as soon as something was sent.
+#[derive(Debug)]
+struct Prompt(Box<dyn Queue>);
+
+impl Queue for Prompt {
+    fn rx(&mut self, burst: &mut Burst, stats: &mut RxStats) -> RxEnd {
+        self.0.rx(burst, stats)
+    }
+
+    fn tx(&mut self, packet: &Packet, payload: Pieces<'_>, pool: &Pool) -> Result<(), TxFault> {
+        self.0.tx(packet, payload, pool)
+    }
+
+    fn publish(&mut self) {
+        let mut none = Burst::new(
+            Bounds {
+                batch_packets: 0,
+                ..Bounds::default()
+            },
+            Kernels::detect(),
+        );
+        self.0.rx(&mut none, &mut RxStats::default());
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.0.fd()
+    }
+}
+
 fn tagged_keeps_the_contract() -> Outcome {
-    check(&mut || mem_subject(Some(TAG)), &samples());
+    check(&mut || mem_subject(Some(TAG)), &tunnelled());
     Ok(())
 }
 

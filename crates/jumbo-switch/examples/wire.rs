@@ -177,6 +177,7 @@ fn open(way: Way, middle: &NetNs, near: &str) -> Result<Port, Failed> {
             queues: 1,
             mode: Mode::Native,
             pass: Pass::Nothing,
+            tx_checksum: xdp::TxChecksum::Auto,
         };
         return Ok(middle.run(|| xdp::open(&config))??);
     }

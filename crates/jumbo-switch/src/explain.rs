@@ -11,9 +11,10 @@ use jumbo_engine::complete::{Fault, Plan, plan};
 use jumbo_engine::packet::{Frag, Link, Net, Packet};
 use jumbo_engine::pending::Caps;
 use jumbo_engine::segment::SegmentCsum;
+use jumbo_engine::tunnel::PORT_VXLAN;
 use jumbo_engine::vnet::{Trust, VnetHeader};
 
-use crate::topology::{Coalesce, Policy};
+use crate::topology::{Coalesce, Policy, TunnelMode};
 
 /// Kinds of packets that are treated alike between two ports.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,10 @@ pub enum Kind {
     Tcp6SuperCwr,
     /// A UDP super-packet.
     UdpSuper,
+    /// A TCP super-packet in VXLAN or Geneve without an outer checksum.
+    TunnelSuper,
+    /// The same with an outer checksum.
+    TunnelCsumSuper,
     /// An ordinary packet whose checksum is partial.
     PartialChecksum,
     /// An ordinary packet whose checksum is there.
@@ -38,6 +43,8 @@ pub enum Kind {
     Tcp6Train,
     /// Datagrams of one flow and size, one after the other, checksums there.
     UdpTrain,
+    /// TCP packets of one flow in VXLAN or Geneve, one after the other, checksums there.
+    TunnelTrain,
     /// An ordinary packet larger than the out port's MTU.
     OverMtu,
     /// A super-packet whose segments are larger than the out port's MTU.
@@ -46,17 +53,20 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the table.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Tcp4Super,
         Self::Tcp4SuperCwr,
         Self::Tcp6Super,
         Self::Tcp6SuperCwr,
         Self::UdpSuper,
+        Self::TunnelSuper,
+        Self::TunnelCsumSuper,
         Self::PartialChecksum,
         Self::Finished,
         Self::Tcp4Train,
         Self::Tcp6Train,
         Self::UdpTrain,
+        Self::TunnelTrain,
         Self::OverMtu,
         Self::SegmentsOverMtu,
     ];
@@ -69,11 +79,14 @@ impl Kind {
             Self::Tcp6Super => "tcp6_super",
             Self::Tcp6SuperCwr => "tcp6_super_cwr",
             Self::UdpSuper => "udp_super",
+            Self::TunnelSuper => "tunnel_super",
+            Self::TunnelCsumSuper => "tunnel_csum_super",
             Self::PartialChecksum => "partial_checksum",
             Self::Finished => "finished",
             Self::Tcp4Train => "tcp4_train",
             Self::Tcp6Train => "tcp6_train",
             Self::UdpTrain => "udp_train",
+            Self::TunnelTrain => "tunnel_train",
             Self::OverMtu => "over_mtu",
             Self::SegmentsOverMtu => "segments_over_mtu",
         }
@@ -94,11 +107,21 @@ impl Kind {
             Self::Tcp6Super => hands.tso6(),
             Self::Tcp6SuperCwr => hands.tso6() && hands.tso_ecn(),
             Self::UdpSuper => hands.uso(),
+            Self::TunnelSuper => hands.udp_tunnel(),
+            Self::TunnelCsumSuper => hands.udp_tunnel_csum(),
             Self::PartialChecksum => hands.csum(),
             Self::SegmentsOverMtu => hands.tso4() || hands.tso6() || hands.uso(),
             Self::Finished | Self::OverMtu => true,
-            Self::Tcp4Train | Self::Tcp6Train | Self::UdpTrain => true,
+            Self::Tcp4Train | Self::Tcp6Train | Self::UdpTrain | Self::TunnelTrain => true,
         }
+    }
+
+    /// Whether it is in a tunnel.
+    const fn is_in_tunnel(self) -> bool {
+        matches!(
+            self,
+            Self::TunnelSuper | Self::TunnelCsumSuper | Self::TunnelTrain
+        )
     }
 
     /// Whether it stands for several packets on a wire when it is handed over.
@@ -106,8 +129,9 @@ impl Kind {
         match self {
             Self::Tcp4Super | Self::Tcp4SuperCwr | Self::Tcp6Super | Self::Tcp6SuperCwr => true,
             Self::UdpSuper | Self::SegmentsOverMtu => true,
+            Self::TunnelSuper | Self::TunnelCsumSuper => true,
             Self::PartialChecksum | Self::Finished | Self::OverMtu => false,
-            Self::Tcp4Train | Self::Tcp6Train | Self::UdpTrain => false,
+            Self::Tcp4Train | Self::Tcp6Train | Self::UdpTrain | Self::TunnelTrain => false,
         }
     }
 }
@@ -202,6 +226,8 @@ pub struct Row {
     pub lacks: Option<(Side, &'static str)>,
     /// Coalescing is switched off for the out port.
     pub coalesce_off: bool,
+    /// Nothing is merged in tunnels.
+    pub tunnels_unmerged: bool,
 }
 
 /// The port packets come from.
@@ -214,13 +240,16 @@ pub struct Source {
 }
 
 /// What the path does to packets from `source` that leave by a port of policy `to`.
-/// Kinds that are over the MTU are left out where `source` has none.
-pub fn explain(source: Source, to: &Policy) -> Vec<Row> {
-    let mut samples = Samples::new(source.mtu.min(to.mtu));
+/// Kinds that are over the MTU are left out where `source` has none, and tunnels where
+/// they do not fit into it.
+pub fn explain(source: Source, to: &Policy, tunnels: TunnelMode) -> Vec<Row> {
+    let mtu = source.mtu.min(to.mtu);
+    let mut samples = Samples::new(mtu);
     Kind::ALL
         .into_iter()
         .filter(|kind| !is_over(*kind) || (source.mtu > to.mtu && kind.is_handed(source.hands)))
-        .map(|kind| row(kind, source.hands, to, &mut samples))
+        .filter(|kind| !kind.is_in_tunnel() || mtu >= TUNNEL_MTU_MIN)
+        .map(|kind| row(kind, source.hands, to, tunnels, &mut samples))
         .collect()
 }
 
@@ -228,7 +257,7 @@ fn is_over(kind: Kind) -> bool {
     matches!(kind, Kind::OverMtu | Kind::SegmentsOverMtu)
 }
 
-fn row(kind: Kind, hands: Caps, to: &Policy, samples: &mut Samples) -> Row {
+fn row(kind: Kind, hands: Caps, to: &Policy, tunnels: TunnelMode, samples: &mut Samples) -> Row {
     let mut row = Row {
         kind,
         decision: Decision::NotHanded,
@@ -237,18 +266,22 @@ fn row(kind: Kind, hands: Caps, to: &Policy, samples: &mut Samples) -> Row {
         coalesces: Who::Nobody,
         lacks: None,
         coalesce_off: false,
+        tunnels_unmerged: false,
     };
     if !kind.is_handed(hands) {
         if kind.is_super() {
             row.segments = Who::Sender;
             // Its segments are ordinary packets, which may have a partial checksum.
-            row.checksums = self::row(Kind::PartialChecksum, hands, to, samples).checksums;
+            let partial = self::row(Kind::PartialChecksum, hands, to, tunnels, samples);
+            row.checksums = partial.checksums;
         }
         row.lacks = lacking(kind, hands).map(|name| (Side::From, name));
         return row;
     }
     samples.with(kind, to.mtu, |packet| match kind {
-        Kind::Tcp4Train | Kind::Tcp6Train | Kind::UdpTrain => train(&mut row, packet, to),
+        Kind::Tcp4Train | Kind::Tcp6Train | Kind::UdpTrain | Kind::TunnelTrain => {
+            train(&mut row, packet, to, tunnels);
+        }
         _ => single(&mut row, packet, to),
     });
     row
@@ -292,8 +325,9 @@ fn single(row: &mut Row, packet: &Packet, to: &Policy) {
 }
 
 /// Packets that could be merged: are aggregates made for this port?
-fn train(row: &mut Row, packet: &Packet, to: &Policy) {
-    if to.coalesces(packet).is_some() {
+fn train(row: &mut Row, packet: &Packet, to: &Policy, tunnels: TunnelMode) {
+    let tunnel_is_merged = tunnels.merged(to.takes).take(packet.tunnel());
+    if to.coalesces(packet).is_some() && tunnel_is_merged && merges_in(packet, to.coalesce) {
         row.decision = Decision::Coalesced;
         row.coalesces = Who::Switch;
         row.segments = Who::Receiver;
@@ -303,11 +337,18 @@ fn train(row: &mut Row, packet: &Packet, to: &Policy) {
     single(row, packet, to);
     row.coalesce_off = match row.kind {
         Kind::UdpTrain => !to.coalesce.merges_udp(),
+        Kind::TunnelTrain => !merges_in(packet, to.coalesce),
         _ => to.coalesce == Coalesce::Off,
     };
-    if !row.coalesce_off {
+    row.tunnels_unmerged = row.kind.is_in_tunnel() && tunnels != TunnelMode::Merge;
+    if !row.coalesce_off && !row.tunnels_unmerged {
         row.lacks = lacking(row.kind, to.takes).map(|name| (Side::To, name));
     }
+}
+
+/// Whether this kind of coalescing merges such packets: in tunnels only what can be undone.
+fn merges_in(packet: &Packet, coalesce: Coalesce) -> bool {
+    coalesce == Coalesce::Gro || !packet.is_in_tunnel()
 }
 
 /// The first capability that a kind needs and the set has not.
@@ -319,6 +360,12 @@ fn lacking(kind: Kind, caps: Caps) -> Option<&'static str> {
         Kind::Tcp4SuperCwr => needs(caps.tso4(), "tso4").or(needs(caps.tso_ecn(), "tso_ecn")),
         Kind::Tcp6SuperCwr => needs(caps.tso6(), "tso6").or(needs(caps.tso_ecn(), "tso_ecn")),
         Kind::UdpSuper | Kind::UdpTrain => needs(caps.uso(), "uso"),
+        Kind::TunnelSuper | Kind::TunnelTrain => {
+            needs(caps.tso4(), "tso4").or(needs(caps.udp_tunnel(), "udp_tunnel"))
+        }
+        Kind::TunnelCsumSuper => {
+            needs(caps.tso4(), "tso4").or(needs(caps.udp_tunnel_csum(), "udp_tunnel_csum"))
+        }
         Kind::PartialChecksum => needs(caps.csum(), "csum"),
         Kind::Finished | Kind::OverMtu | Kind::SegmentsOverMtu => None,
     }
@@ -339,9 +386,10 @@ impl Row {
     pub fn reason(&self, from: &str, to: &str, because: Option<&str>) -> String {
         let work = self.work(from, to);
         let Some((side, capability)) = self.missing() else {
-            return match self.coalesce_off {
-                true => format!("coalescing is off for {to}: {work}"),
-                false => work,
+            return match (self.coalesce_off, self.tunnels_unmerged) {
+                (true, _) => format!("coalescing is off for {to}: {work}"),
+                (_, true) => format!("nothing is merged in tunnels: {work}"),
+                _ => work,
             };
         };
         let lack = match side {
@@ -399,6 +447,11 @@ const SEGMENT_L3_LEN_MIN: usize = 68;
 /// Most: two fit into one super-packet.
 const SEGMENT_L3_LEN_MAX: usize = 1500;
 
+/// Headers of a tunnel in a sample: IPv4, UDP, VXLAN and the inner Ethernet header.
+const TUNNEL_LEN: usize = 20 + 8 + 8 + ETHERNET_LEN;
+/// Least MTU for which tunnels are explained: that of IPv4 inside of it.
+const TUNNEL_MTU_MIN: usize = TUNNEL_LEN + SEGMENT_L3_LEN_MIN;
+
 const ETHERNET_LEN: usize = 14;
 const TCP_LEN: usize = 20;
 const UDP_LEN: usize = 8;
@@ -412,8 +465,10 @@ struct Samples {
 impl Samples {
     /// Of packets that are small enough for `mtu`.
     fn new(mtu: usize) -> Self {
+        let mut arena = Arena::new(1, 4);
+        arena.follow_tunnels(true);
         Self {
-            arena: Arena::new(1, 4),
+            arena,
             segment_l3_len: mtu.clamp(SEGMENT_L3_LEN_MIN, SEGMENT_L3_LEN_MAX),
         }
     }
@@ -424,7 +479,10 @@ impl Samples {
             true => to_mtu + 1,
             false => self.segment_l3_len,
         };
-        let (head, vnet, total_len) = sample(kind, segment_l3_len);
+        let (head, vnet, total_len) = match kind.is_in_tunnel() {
+            true => tunnelled(kind, segment_l3_len),
+            false => sample(kind, segment_l3_len),
+        };
         let body = [Frag::new(0, total_len as u32)];
         let vnet = Some((&vnet, Trust::Kernel));
         // Refused only where no such packet can be: MTUs near 64 KB. A test admits every kind.
@@ -464,6 +522,37 @@ fn sample(kind: Kind, segment_l3_len: usize) -> (Vec<u8>, VnetHeader, usize) {
     }
     (head, vnet, total_len)
 }
+
+/// A sample in VXLAN over IPv4 (RFC 7348 section 5).
+fn tunnelled(kind: Kind, segment_l3_len: usize) -> (Vec<u8>, VnetHeader, usize) {
+    let inner_kind = match kind {
+        Kind::TunnelTrain => Kind::Tcp4Train,
+        _ => Kind::Tcp4Super,
+    };
+    let (inner, mut vnet, inner_len) = sample(inner_kind, segment_l3_len - TUNNEL_LEN);
+    let with_csum = kind == Kind::TunnelCsumSuper;
+    let inner_nh = (ETHERNET_LEN + TUNNEL_LEN) as u16;
+    if kind.is_super() {
+        vnet.flags |= if with_csum { TUNNEL_CSUM } else { 0 };
+        vnet.gso_type |= TUNNEL_IPV4;
+        vnet.csum_start += TUNNEL_LEN as u16;
+        vnet.hdr_len += TUNNEL_LEN as u16;
+        vnet.outer_th_offset = ETHERNET_LEN as u16 + 20;
+        vnet.inner_nh_offset = inner_nh;
+    }
+    let mut head = headers(20, UDP_LEN, 8 + inner_len, false);
+    let l4_at = ETHERNET_LEN + 20;
+    head[l4_at + 2..l4_at + 4].copy_from_slice(&PORT_VXLAN.to_be_bytes());
+    // Not looked at in a super-packet, but for whether it is there.
+    head[l4_at + 6] = with_csum.into();
+    head.extend([0x08, 0, 0, 0, 0, 0, 1, 0]);
+    head.extend(inner);
+    (head, vnet, TUNNEL_LEN + inner_len)
+}
+
+/// VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM and VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4 (virtio 1.4 section 5.1.6).
+const TUNNEL_CSUM: u8 = 8;
+const TUNNEL_IPV4: u8 = 0x20;
 
 /// VIRTIO_NET_HDR_F_NEEDS_CSUM (virtio 1.3 section 5.1.6).
 const NEEDS_CSUM: u8 = 1;

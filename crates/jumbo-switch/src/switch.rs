@@ -15,8 +15,10 @@ use rustix::io::Errno;
 use crate::counters::{Books, PortCounters};
 use crate::fdb::{Seen, Station};
 use crate::path::Plane;
+use crate::patience::Waits;
+use crate::spin::Spin;
 use crate::sys::CpuTime;
-use crate::topology::{Coalesce, PORTS_MAX, Policy, PortId, Slot};
+use crate::topology::{Coalesce, PORTS_MAX, Policy, PortId, Slot, TunnelMode};
 use crate::worker::{Exchange, Mailbox, Message, Report, Worker};
 
 /// How long a worker may take to answer: it does so between two bursts.
@@ -35,6 +37,13 @@ pub struct SwitchConfig {
     pub fdb_age_s: u32,
     /// Bounds of a burst.
     pub bounds: Bounds,
+    /// What is done to packets in tunnels. With [`TunnelMode::Off`] no port may negotiate
+    /// super-packets in them.
+    pub tunnels: TunnelMode,
+    /// How long packets wait for a port that is full.
+    pub waits: Waits,
+    /// How long at most a worker looks for packets by itself before it sleeps; zero: not at all.
+    pub spin: Duration,
 }
 
 impl Default for SwitchConfig {
@@ -43,6 +52,9 @@ impl Default for SwitchConfig {
             workers: 1,
             fdb_age_s: 300,
             bounds: Bounds::default(),
+            tunnels: TunnelMode::default(),
+            waits: Waits::default(),
+            spin: Duration::ZERO,
         }
     }
 }
@@ -107,6 +119,7 @@ pub struct Switch {
     next: u16,
     /// Ids that may be used again, the longest unused first.
     freed: VecDeque<PortId>,
+    waits: Waits,
     events: Option<Receiver<Event>>,
 }
 
@@ -180,8 +193,16 @@ impl Workers for Reach {
     }
 
     fn announce(&mut self, station: [u8; 6]) {
+        // Nobody's own address.
+        if station[0] & 1 != 0 || station == [0; 6] {
+            return;
+        }
         for mailbox in &self.mailboxes {
             mailbox.send(Message::Learn(Station::untagged(station), self.port));
+        }
+        // Each has a queue of every port: one of them tells the others' ports.
+        if let Some(first) = self.mailboxes.first() {
+            first.send(Message::Announce(station, self.port));
         }
     }
 }
@@ -262,6 +283,8 @@ pub struct State {
     pub fdb_entries: usize,
     /// News between workers that was lost to a full mailbox.
     pub news_lost: u64,
+    /// Times a worker looked for what is ready. Where nothing comes it does not grow, but for each time it is asked.
+    pub wakes: u64,
     /// CPU time of all workers.
     pub cpu: CpuTime,
     /// Workers.
@@ -286,17 +309,20 @@ impl Switch {
             removed: Removed::default(),
             next: 0,
             freed: VecDeque::new(),
+            waits: config.waits,
             events: None,
         };
         let (says, events) = channel();
         switch.events = Some(events);
         for (index, (mailbox, receiver)) in ends.into_iter().enumerate() {
             let seed = getrandom::u64().map_err(|e| SwitchError::Random(e.to_string()))?;
-            let plane = Plane::new(config.bounds, config.fdb_age_s, seed);
+            let mut plane = Plane::new(config.bounds, config.fdb_age_s, seed);
+            plane.set_tunnels(config.tunnels);
             let mut others = mailboxes.clone();
             others.remove(index);
             let worker = Worker::new(plane, &mailbox, receiver, others, says.clone())
-                .map_err(kernel("making an epoll set"))?;
+                .map_err(kernel("making an epoll set"))?
+                .spinning(Spin::new(config.spin));
             let farewell = Farewell {
                 to: says.clone(),
                 how: None,
@@ -363,7 +389,7 @@ impl Switch {
         };
         let info = Arc::new(Mutex::new(port.info));
         for ((mailbox, _), queue) in self.workers.iter().zip(port.queues) {
-            let slot = Box::new(Slot::new(id, queue, policy));
+            let slot = Box::new(Slot::new(id, queue, policy).waiting(self.waits));
             if !mailbox.send(Message::Add(slot)) {
                 return Err(SwitchError::WorkerGone);
             }
@@ -471,6 +497,7 @@ impl Switch {
             books: Books::default(),
             fdb_entries: reports.iter().map(|r| r.fdb_entries).max().unwrap_or(0),
             news_lost: reports.iter().map(|r| r.news_lost).sum(),
+            wakes: reports.iter().map(|r| r.wakes).sum(),
             cpu: CpuTime::default(),
             workers: self.workers.len(),
         };

@@ -1,9 +1,11 @@
-//! A worker: wakes up, runs the path until its queues are empty, sleeps.
+//! A worker: wakes up, runs the path until its queues are empty, looks for more a
+//! little longer if it is told to, sleeps.
 //!
 //! Each worker has a thread, an epoll set of its queues' files, and a mailbox
 //! with an eventfd. Queues that became ready are served in turn, a batch each,
 //! so that no port starves another. An idle worker is not woken by anything.
 
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError};
@@ -20,6 +22,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use crate::counters::{Books, PortCounters};
 use crate::fdb::{Seen, Station};
 use crate::path::Plane;
+use crate::spin::Spin;
 use crate::switch::Event;
 use crate::sys::CpuTime;
 use crate::topology::{PortId, Slot};
@@ -39,6 +42,10 @@ const ROUNDS_MAX: usize = 16;
 /// that arrives, on the sender's time, though nobody sleeps.
 const BUSY_BATCHES: u8 = 4;
 
+/// While a worker looks for packets by itself, every so many looks are at epoll too: the
+/// mailbox, and queues of the kernel's. A system call costs as much as they all.
+const LOOKS_A_CALL: u8 = 8;
+
 /// The epoll name of the mailbox; ports use their id.
 const MAILBOX_EVENT: u64 = u64::MAX;
 
@@ -47,6 +54,8 @@ const MAILBOX_EVENT: u64 = u64::MAX;
 pub(crate) enum Message {
     /// Another worker saw a station.
     Learn(Station, PortId),
+    /// A port's other end says that a station is here now.
+    Announce([u8; 6], PortId),
     /// Here is your queue of a new port.
     Add(Box<Slot>),
     /// A port's device went away: another worker noticed.
@@ -92,6 +101,8 @@ pub struct Report {
     pub fdb_entries: usize,
     /// News for other workers that found their mailbox full.
     pub news_lost: u64,
+    /// Times it looked for what is ready: asleep before, or in the middle of work.
+    pub wakes: u64,
     /// CPU time its thread has used.
     pub cpu: CpuTime,
 }
@@ -171,7 +182,12 @@ pub(crate) struct Worker {
     says: Sender<Event>,
     epoll: OwnedFd,
     ready: Vec<Ready>,
+    /// Queues that were found empty and do not wake us yet.
+    awake: Vec<Ready>,
+    spin: Spin,
+    looks: u8,
     news_lost: u64,
+    wakes: u64,
 }
 
 /// A queue with packets waiting.
@@ -208,8 +224,18 @@ impl Worker {
             says,
             epoll,
             ready: Vec::with_capacity(crate::topology::PORTS_MAX),
+            awake: Vec::with_capacity(crate::topology::PORTS_MAX),
+            spin: Spin::new(Duration::ZERO),
+            looks: 0,
             news_lost: 0,
+            wakes: 0,
         })
+    }
+
+    /// The same, looking for packets that long before it sleeps.
+    #[must_use]
+    pub(crate) fn spinning(self, spin: Spin) -> Self {
+        Self { spin, ..self }
     }
 
     /// Runs until told to stop.
@@ -217,20 +243,87 @@ impl Worker {
     /// # Errors
     /// What epoll says, which it should never.
     pub(crate) fn run(mut self) -> Result<(), Errno> {
-        let mut events = Vec::with_capacity(64);
-        let look = Timespec::default();
-        loop {
-            events.clear();
-            let spare = rustix::buffer::spare_capacity(&mut events);
-            let sleep = self.ready.is_empty();
-            match epoll::wait(&self.epoll, spare, (!sleep).then_some(&look)) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno),
-            }
-            if !self.note(&events) {
-                return Ok(());
-            }
+        while self.find()? {
             self.serve();
+        }
+        Ok(())
+    }
+
+    /// Finds out which queues are ready, and waits if none is; `false` to stop.
+    fn find(&mut self) -> Result<bool, Errno> {
+        self.rouse();
+        if self.ready.is_empty() && !self.awake.is_empty() {
+            return self.look_then_wait();
+        }
+        self.wait(self.ready.is_empty())
+    }
+
+    /// Looks at the queues that are awake for as long as it pays, then lets them wake us.
+    fn look_then_wait(&mut self) -> Result<bool, Errno> {
+        let begin_ns = now_ns();
+        while self.ready.is_empty() && !self.awake.is_empty() {
+            if now_ns() - begin_ns >= self.spin.time_ns() {
+                self.arm_all();
+                break;
+            }
+            self.looks = self.looks.wrapping_add(1);
+            if self.looks.is_multiple_of(LOOKS_A_CALL) && !self.wait(false)? {
+                return Ok(false);
+            }
+            std::hint::spin_loop();
+            self.rouse();
+        }
+        let go_on = !self.ready.is_empty() || self.wait(true)?;
+        self.spin.came(now_ns() - begin_ns);
+        Ok(go_on)
+    }
+
+    /// Queues that are awake and have packets are ready.
+    fn rouse(&mut self) {
+        let Self {
+            plane,
+            ready,
+            awake,
+            ..
+        } = self;
+        awake.retain(|empty| {
+            let slot = plane.topology.get(empty.port);
+            let has = slot.is_some_and(|slot| slot.queue.has_packets() != Some(false));
+            if has {
+                ready.push(*empty);
+            }
+            slot.is_some() && !has
+        });
+    }
+
+    /// Lets every queue that is awake wake us.
+    fn arm_all(&mut self) {
+        while let Some(empty) = self.awake.pop() {
+            if self.arm(empty) {
+                self.ready.push(empty);
+            }
+        }
+    }
+
+    /// Lets a queue wake us. Whether it has packets already.
+    fn arm(&mut self, empty: Ready) -> bool {
+        let slot = self.plane.topology.get_mut(empty.port);
+        let more = slot.is_some_and(|slot| slot.queue.arm());
+        if !more && empty.is_busy() {
+            self.watch(empty.port);
+        }
+        more
+    }
+
+    /// Asks the kernel what is ready, and sleeps until something is, if told to; `false` to stop.
+    fn wait(&mut self, sleep: bool) -> Result<bool, Errno> {
+        let look = Timespec::default();
+        let mut room = [const { MaybeUninit::uninit() }; 64];
+        self.wakes += 1;
+        match epoll::wait(&self.epoll, &mut room, (!sleep).then_some(&look)) {
+            Ok((events, _)) => Ok(self.note(events)),
+            Err(Errno::INTR) => Ok(self.note(&[])),
+            Err(errno) => Err(errno),
         }
     }
 
@@ -241,13 +334,17 @@ impl Worker {
                 MAILBOX_EVENT => {
                     let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
                 }
-                port => self.ready.push(Ready {
-                    port: PortId(port as u16),
-                    full: 0,
-                }),
+                port => self.note_ready(PortId(port as u16)),
             }
         }
         self.read_mail()
+    }
+
+    fn note_ready(&mut self, port: PortId) {
+        self.awake.retain(|empty| empty.port != port);
+        if self.ready.iter().all(|ready| ready.port != port) {
+            self.ready.push(Ready { port, full: 0 });
+        }
     }
 
     /// Serves the queues that are ready, a batch in turn, until each is empty or
@@ -264,11 +361,9 @@ impl Worker {
                         self.note_full(index);
                         index += 1;
                     }
+                    RxEnd::Drained if self.is_not_empty(ready) => index += 1,
                     RxEnd::Drained => {
                         self.ready.swap_remove(index);
-                        if ready.is_busy() {
-                            self.watch(ready.port);
-                        }
                     }
                     RxEnd::Gone => {
                         self.ready.swap_remove(index);
@@ -281,11 +376,23 @@ impl Worker {
                 break;
             }
         }
-        // Epoll is level-triggered: what is ready and watched is reported again.
-        self.ready.retain(|ready| ready.is_busy());
         // A queue that said there may be more may have none: nothing is held
         // over a look around, which may become a sleep.
         self.plane.end_burst();
+    }
+
+    /// A queue was found empty: it is to wake us, at once or after we have looked for
+    /// packets by ourselves. Whether it has some already.
+    fn is_not_empty(&mut self, empty: Ready) -> bool {
+        let slot = self.plane.topology.get(empty.port);
+        let tells = slot.is_some_and(|slot| slot.queue.has_packets().is_some());
+        if !self.spin.is_on() || !tells {
+            return self.arm(empty);
+        }
+        // A busy one is not watched: that must not be forgotten.
+        let full = if empty.is_busy() { empty.full } else { 0 };
+        self.awake.push(Ready { full, ..empty });
+        false
     }
 
     /// Counts a full batch; a queue that becomes busy is no longer watched.
@@ -350,6 +457,10 @@ impl Worker {
         while let Ok(message) = self.mailbox.try_recv() {
             match message {
                 Message::Learn(station, port) => self.plane.hear(station, port, now_s),
+                Message::Announce(mac, port) => {
+                    self.plane.announce(mac, port, now_s);
+                    self.teach();
+                }
                 Message::Add(slot) => self.add(*slot),
                 Message::Remove(port) => self.remove(port),
                 Message::Lose(port) if self.plane.topology.get(port).is_none() => {}
@@ -420,6 +531,7 @@ impl Worker {
             let _ = epoll::delete(&self.epoll, fd);
         }
         self.ready.retain(|ready| ready.port != port);
+        self.awake.retain(|empty| empty.port != port);
     }
 
     fn remove(&mut self, port: PortId) {
@@ -450,9 +562,16 @@ impl Worker {
             books: self.plane.books(),
             fdb_entries: self.plane.fdb.len(),
             news_lost: self.news_lost,
+            wakes: self.wakes,
             cpu: CpuTime::of_this_thread(),
         }
     }
+}
+
+/// Nanoseconds of a steady clock.
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// Seconds since boot, coarse: only ageing asks.

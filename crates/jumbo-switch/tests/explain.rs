@@ -7,7 +7,7 @@ use jumbo_ports::mem::{self, MemHandle, MemPacket};
 use jumbo_ports::queue::Bounds;
 use jumbo_switch::explain::{Decision, Kind, Row, Side, Source, Who, explain};
 use jumbo_switch::path::Plane;
-use jumbo_switch::topology::{Coalesce, Policy, PortId, Slot};
+use jumbo_switch::topology::{Coalesce, Policy, PortId, Slot, TunnelMode};
 use jumbo_testkit::oracle::{self, VnetForm, vnet_gso};
 use jumbo_testkit::script::{TcpStream, UdpStream};
 use jumbo_testkit::{Link, PacketBuilder, tcp_flags};
@@ -26,7 +26,15 @@ fn all_caps() -> Vec<Caps> {
         }
     }
     assert_eq!(sets.len(), 15);
+    for tunnels in [(true, false), (true, true)] {
+        sets.push(Caps::ALL.with_udp_tunnels(tunnels.0, tunnels.1));
+    }
     sets
+}
+
+/// Everything, tunnels too.
+fn all() -> Caps {
+    Caps::ALL.with_udp_tunnels(true, true)
 }
 
 /// A plane with a port in memory on each side.
@@ -37,8 +45,9 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(source: Source, policy: Policy) -> Self {
+    fn new(source: Source, policy: Policy, tunnels: TunnelMode) -> Self {
         let mut plane = Plane::new(Bounds::default(), 300, 0x5eed);
+        plane.set_tunnels(tunnels);
         let mut add = |id, policy: Policy| {
             let (port, handle) =
                 mem::port("m", 1, source.hands, policy.takes, policy.mtu).expect("an eventfd");
@@ -76,9 +85,12 @@ impl Rig {
     }
 }
 
+/// The header of a port that hands over super-packets in tunnels.
+const FORM: Form = Form::Tunnel24;
+
 /// A packet behind its virtio header.
 fn plain(bytes: &[u8]) -> Vec<u8> {
-    let mut whole = vec![0; Form::Modern12.len_bytes()];
+    let mut whole = vec![0; FORM.len_bytes()];
     whole.extend(bytes);
     whole
 }
@@ -87,8 +99,50 @@ fn partial(packet: &PacketBuilder, gso_type: u8, size: usize) -> Vec<u8> {
     let bytes = packet.clone().partial_checksum().build();
     let header = oracle::VnetHeader::needs_csum(Link::Ethernet, &bytes, gso_type, size as u16);
     let mut whole = header.expect("TCP or UDP").encode(VnetForm::Merged);
+    whole.resize(FORM.len_bytes(), 0);
     whole.extend(bytes);
     whole
+}
+
+/// A packet in VXLAN.
+fn wrapped(inner: &[u8], csum: bool, index: u16) -> Vec<u8> {
+    let body = [&[8, 0, 0, 0, 0, 0, 7, 0], inner].concat();
+    let outer = PacketBuilder::ethernet().macs(B, A).id(9 + index);
+    let outer = outer.udp(5000, 4789).payload(&body);
+    match csum {
+        true => outer.build(),
+        false => outer.no_checksum().build(),
+    }
+}
+
+/// Headers of a tunnel around an inner network packet.
+const TUNNEL_LEN: usize = 50;
+
+fn tunnel_packets(kind: Kind, l3_len: usize) -> Vec<Vec<u8>> {
+    let csum = kind == Kind::TunnelCsumSuper;
+    let size = l3_len - TUNNEL_LEN - 40;
+    let base = PacketBuilder::ethernet().df(true);
+    let stream = TcpStream::new(base).segments(2).mss(size);
+    if kind == Kind::TunnelTrain {
+        let inner = stream.packets().into_iter().zip(0..);
+        return inner.map(|(p, i)| plain(&wrapped(&p, csum, i))).collect();
+    }
+    let inner = stream.super_packet().partial_checksum().build();
+    let header = VnetHeader {
+        flags: if csum { 1 | 8 } else { 1 },
+        gso_type: 1 | 0x20,
+        hdr_len: 14 + 50 + 40,
+        gso_size: size as u16,
+        csum_start: 14 + 50 + 20,
+        csum_offset: 16,
+        outer_th_offset: 34,
+        inner_nh_offset: 64,
+        ..VnetHeader::default()
+    };
+    let mut whole = vec![0; FORM.len_bytes()];
+    header.encode(FORM, &mut whole).expect("room");
+    whole.extend(wrapped(&inner, csum, 0));
+    vec![whole]
 }
 
 /// Packets of that kind, made by the test kit, `l3_len` bytes each on a wire.
@@ -132,6 +186,9 @@ fn packets(kind: Kind, l3_len: usize) -> Vec<Vec<u8>> {
             let stream = UdpStream::new(base.udp(1, 2)).datagrams(2, size, size);
             stream.packets().iter().map(|p| plain(p)).collect()
         }
+        Kind::TunnelSuper | Kind::TunnelCsumSuper | Kind::TunnelTrain => {
+            tunnel_packets(kind, l3_len)
+        }
     }
 }
 
@@ -139,7 +196,10 @@ fn packets(kind: Kind, l3_len: usize) -> Vec<Vec<u8>> {
 fn seen(kind: Kind, came_out: &[MemPacket]) -> (&'static str, Who, Who) {
     let super_packet = came_out.iter().any(|p| p.vnet.gso_type != 0);
     let is_partial = came_out.iter().all(|p| p.vnet.flags & 1 != 0);
-    let train = matches!(kind, Kind::Tcp4Train | Kind::Tcp6Train | Kind::UdpTrain);
+    let train = matches!(
+        kind,
+        Kind::Tcp4Train | Kind::Tcp6Train | Kind::UdpTrain | Kind::TunnelTrain
+    );
     match (came_out.len(), super_packet, is_partial) {
         (0, ..) => ("dropped", Who::Nobody, Who::Nobody),
         (1, true, true) if train => ("coalesced", Who::Receiver, Who::Receiver),
@@ -183,7 +243,12 @@ fn check(row: &Row, rig: &mut Rig, source: Source, policy: &Policy) {
 #[test]
 fn every_pair_of_ports_is_treated_as_explained() {
     let mut rows = 0;
-    for (from_mtu, to_mtu) in [(1500, 1500), (9000, 1500), (1500, 9000), (68, 1500)] {
+    for ((from_mtu, to_mtu), tunnels) in [
+        ((1500, 1500), TunnelMode::Merge),
+        ((9000, 1500), TunnelMode::Whole),
+        ((1500, 9000), TunnelMode::Merge),
+        ((68, 1500), TunnelMode::Merge),
+    ] {
         for takes in all_caps() {
             for coalesce in Coalesce::ALL {
                 let policy = Policy {
@@ -195,9 +260,9 @@ fn every_pair_of_ports_is_treated_as_explained() {
                     hands,
                     mtu: from_mtu,
                 };
-                let mut rig = Rig::new(source(Caps::ALL), policy);
+                let mut rig = Rig::new(source(all()), policy, tunnels);
                 for hands in all_caps() {
-                    for row in explain(source(hands), &policy) {
+                    for row in explain(source(hands), &policy, tunnels) {
                         check(&row, &mut rig, source(hands), &policy);
                         rows += 1;
                     }
@@ -218,12 +283,13 @@ fn every_kind_has_a_sample() {
             mtu: to_mtu,
         };
         let source = Source {
-            hands: Caps::ALL,
+            hands: all(),
             mtu: from_mtu,
         };
-        let rows = explain(source, &policy);
+        let rows = explain(source, &policy, TunnelMode::Whole);
         let over = if from_mtu > to_mtu { 0 } else { 2 };
-        assert_eq!(rows.len(), Kind::ALL.len() - over);
+        let tunnels = if to_mtu < 118 { 3 } else { 0 };
+        assert_eq!(rows.len(), Kind::ALL.len() - over - tunnels);
         for row in rows {
             assert_ne!(row.decision, Decision::NotHanded, "{row:?}");
         }
@@ -238,7 +304,7 @@ fn reasons_name_the_port_that_lacks_something() {
         mtu: 1500,
     };
     let hands = Caps::new(true, true, true, true, false);
-    let rows = explain(Source { hands, mtu: 9000 }, &policy);
+    let rows = explain(Source { hands, mtu: 9000 }, &policy, TunnelMode::Whole);
     let reason = |kind| {
         let row = rows.iter().find(|row| row.kind == kind).expect("a row");
         row.reason("web", "db", None)
@@ -267,6 +333,14 @@ fn reasons_name_the_port_that_lacks_something() {
     assert_eq!(
         row.expect("a row").reason("web", "db", Some("too old")),
         "db does not take them (tx_tso4: too old): cut here, the checksum of each segment left to db"
+    );
+    assert_eq!(
+        reason(Kind::TunnelTrain),
+        "nothing is merged in tunnels: each leaves as it came"
+    );
+    assert_eq!(
+        reason(Kind::TunnelSuper),
+        "web does not hand them over (rx_udp_tunnel): whatever is behind web segments by itself"
     );
     assert_eq!(
         reason(Kind::OverMtu),

@@ -7,9 +7,10 @@ mod support;
 mod hosts;
 #[path = "support/sys.rs"]
 mod sys;
+#[path = "support/transfer.rs"]
+mod transfer;
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream, UdpSocket};
+use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -24,11 +25,9 @@ use jumbo_engine::vnet::{Form, Trust, VnetHeader};
 use jumbo_lab::ns::{Needs, NetNs};
 use jumbo_lab::packet_socket::PacketSocket;
 use jumbo_lab::tap::{Tap, TapOffloads, TapSpec};
-use jumbo_lab::traffic::connect::{PATIENCE, connections};
-use jumbo_lab::traffic::{
-    BulkAmount, BulkSpec, Directions, PingSpec, UdpSpec, bulk, pattern, ping, udp,
-};
+use jumbo_lab::traffic::{BulkAmount, BulkSpec, Directions, PingSpec, UdpSpec, bulk, ping, udp};
 use jumbo_lab::{Family, Host, LabTest, TestError, skip, test_main};
+use jumbo_ports::mem;
 use jumbo_ports::queue::{Port, TxFault};
 use jumbo_ports::tagged::Tagged;
 use jumbo_ports::tap::{self, TapConfig, TapError};
@@ -38,6 +37,7 @@ use jumbo_testkit::oracle::{self, VnetForm, vnet_gso};
 use jumbo_testkit::script::{IpId, TcpStream as TcpScript, UdpStream};
 use jumbo_testkit::{Extension, Link, PacketBuilder, tcp_flags};
 use support::{drops, quiet};
+use transfer::transfer;
 
 type Outcome = Tested<()>;
 
@@ -56,6 +56,7 @@ fn main() -> ExitCode {
             super_packets_pass_whole,
             streams_are_coalesced_between_kernels,
             udp_super_packets_arrive_as_datagrams,
+            datagrams_left_to_be_fragmented_arrive_whole,
             every_ping_is_answered,
             unplugged_port_costs_only_its_own_traffic,
             device_moves_into_another_namespace,
@@ -73,51 +74,6 @@ fn main() -> ExitCode {
 
 const CSUM: Caps = Caps::new(true, false, false, false, false);
 const TSO: Caps = Caps::new(true, true, true, true, false);
-
-/// So many bytes on each of `flows` connections, both ways at once, each byte compared.
-fn transfer(one: &Host, two: &Host, family: Family, flows: usize, bytes: u64) -> Outcome {
-    let pairs = connections(one, two, family, flows)?;
-    std::thread::scope(|scope| {
-        let mut threads = Vec::new();
-        for end in pairs.iter().flat_map(|(client, server)| [client, server]) {
-            end.set_read_timeout(Some(PATIENCE))?;
-            end.set_write_timeout(Some(PATIENCE))?;
-            threads.push(scope.spawn(move || send(end, bytes)));
-            threads.push(scope.spawn(move || receive(end, bytes)));
-        }
-        for thread in threads {
-            thread.join().expect("no panic")?;
-        }
-        Ok(())
-    })
-}
-
-fn send(mut to: &TcpStream, bytes: u64) -> std::io::Result<()> {
-    let mut sent = 0;
-    while sent < bytes {
-        sent += to.write(pattern::at(sent, 100_000.min(bytes - sent) as usize))? as u64;
-    }
-    to.shutdown(Shutdown::Write)
-}
-
-fn receive(mut from: &TcpStream, bytes: u64) -> std::io::Result<()> {
-    let (mut received, mut buffer) = (0, vec![0; 100_000]);
-    loop {
-        let len = from.read(&mut buffer)?;
-        if !pattern::matches(received, &buffer[..len]) {
-            return Err(std::io::Error::other(format!("damage behind {received}")));
-        }
-        received += len as u64;
-        if len == 0 && received == bytes {
-            return Ok(());
-        }
-        if len == 0 || received > bytes {
-            return Err(std::io::Error::other(format!(
-                "{received} bytes of {bytes}"
-            )));
-        }
-    }
-}
 
 fn both_families(net: &Net, flows: usize, bytes: u64) -> Outcome {
     for family in [Family::V4, Family::V6] {
@@ -269,6 +225,53 @@ fn udp_super_packets_arrive_as_datagrams() -> Outcome {
             assert!(state.ports[0].counters.rx.traffic.super_packets > 0);
             assert_eq!(counters.tx.super_packets > 0, !cut);
         }
+    }
+    Ok(())
+}
+
+/// A guest of old leaves its datagrams to be fragmented; the kernel puts the fragments together, and
+/// its socket takes only what has a right checksum.
+fn datagrams_left_to_be_fragmented_arrive_whole() -> Outcome {
+    const GUEST: [u8; 6] = [2, 0, 0, 0, 0, 9];
+    for (workers, takes) in [(1, Caps::ALL), (2, Caps::NONE)] {
+        let setup = Setup {
+            workers,
+            ..Setup::USUAL
+        };
+        let mut net = Net::new(setup, &[Side { takes, ..Side::ALL }])?;
+        let hands = Caps::ALL.with_ufo(true);
+        let (port, guest) = mem::port("guest", workers, hands, Caps::NONE, 1500)?;
+        net.switch.add(port, Coalesce::Gro)?;
+        let host = &net.hosts[0];
+        let mac = host.links()?.get("t0")?.mac.unwrap_or_default();
+        for family in [Family::V4, Family::V6] {
+            let to = host.socket_addr(family, 0);
+            let socket = host.ns.run(|| UdpSocket::bind(to))??;
+            socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+            let port = socket.local_addr()?.port();
+            let base = PacketBuilder::ethernet().macs(mac, GUEST);
+            let (base, size) = match family {
+                Family::V4 => (base.ipv4([10, 0, 0, 9], host.v4.octets()), 1480),
+                Family::V6 => {
+                    let from = std::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 9);
+                    (base.ipv6(from.octets(), host.v6.octets()), 1448)
+                }
+            };
+            for (id, payload_len) in (0..).zip([1, 1472, 1473, 9000, 30_000, 60_001]) {
+                let packet = base.clone().id(id).udp(53, port).payload_len(payload_len);
+                let bytes = packet.partial_checksum().build();
+                let header =
+                    oracle::VnetHeader::needs_csum(Link::Ethernet, &bytes, vnet_gso::UDP, size)
+                        .expect("UDP");
+                let header = header.encode(VnetForm::Merged);
+                guest.put_raw([header, bytes].concat());
+                let mut buffer = vec![0; 65_536];
+                let (len, _) = socket.recv_from(&mut buffer)?;
+                let right = buffer[..len] == jumbo_testkit::pattern(0, payload_len);
+                assert!(right, "{family:?} {payload_len}: {len}");
+            }
+        }
+        rest(&net.switch, &[]);
     }
     Ok(())
 }

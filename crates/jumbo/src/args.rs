@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use crate::config::values::{FdbAge, Mtu, Workers};
+use crate::config::values::{FdbAge, Mtu, Spin, Tunnels, Workers};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -119,6 +119,14 @@ pub(crate) struct RunArgs {
     /// Forget a learned address after so many seconds [default: 300]
     #[arg(long, value_name = "N")]
     pub(crate) fdb_age_s: Option<FdbAge>,
+    /// How long a worker may look for packets before it sleeps, 0us to 1000us, or off [default: 50us with 8
+    /// processors or more, else off]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) spin: Option<Spin>,
+    /// Packets in VXLAN and Geneve: off, nobody looks inside; whole, super-packets in them pass whole; merge,
+    /// they are coalesced as well, which wants tunnels that end in a kernel [default: whole]
+    #[arg(long, value_name = "MODE")]
+    pub(crate) tunnels: Option<Tunnels>,
     /// Where to listen for status, add-port and their like [default: the first free number in /run/jumbo or $XDG_RUNTIME_DIR/jumbo]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) socket: Option<PathBuf>,
@@ -153,6 +161,9 @@ Keys of xdp ports:
   mode      auto, native or generic: where the program runs [default: auto]
   pass      nothing or host: what the host's stack keeps [default: nothing]
 
+A key of packet, xdp and auto ports:
+  force     on or off: open the interface though its settings (LRO, hardware GRO below XDP) damage what passes [default: off]
+
 Keys of vhost-user ports:
   vhost-user  in a file: the socket's path
   client    on or off: connect to the socket and retry, instead of listening [default: off]
@@ -163,6 +174,8 @@ Keys of vhost-user ports:
 A file:
   workers = 2
   fdb_age_s = 300
+  spin = \"50us\"
+  tunnels = \"whole\"
   socket = \"/run/jumbo/lab.sock\"
 
   [[port]]
@@ -217,9 +230,11 @@ const PATH_HELP: &str = "\
 Packets:
   tcp4_super, tcp6_super  TCP super-packets; with _cwr: their first segment carries CWR
   udp_super               UDP super-packets
+  tunnel_super            TCP super-packets in VXLAN or Geneve; tunnel_csum_super: with an outer checksum
   partial_checksum        ordinary packets whose checksum is still to be finished
   finished                ordinary packets with nothing left to do
-  tcp4_train, tcp6_train  TCP packets of one flow, one behind the other
+  tcp4_train, tcp6_train  TCP packets of one flow, one behind the other; udp_train: datagrams;
+                          tunnel_train: TCP packets in VXLAN or Geneve
   over_mtu                ordinary packets larger than the MTU of TO
   segments_over_mtu       super-packets whose segments are
 
@@ -285,6 +300,9 @@ pub(crate) struct ReplayArgs {
     /// A burst also ends when the next packet comes more than so many microseconds after the one before
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub(crate) gap_us: u64,
+    /// Look inside of VXLAN, Geneve, GRE and IP in IP: packets in them are merged, or cut, like any others
+    #[arg(long)]
+    pub(crate) tunnels: bool,
     /// The reverse: cut super-packets into packets with so many payload bytes each, and coalesce nothing
     #[arg(
         long,

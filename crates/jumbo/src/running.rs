@@ -4,6 +4,7 @@ mod device;
 mod path;
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -18,10 +19,10 @@ use jumbo_ports::tap::{self, TapConfig, TapError};
 use jumbo_ports::vhost::{self, Notice, RollCall, VhostConfig};
 use jumbo_switch::counters::PortCounters;
 use jumbo_switch::switch::{self, Event, Switch as Workers, SwitchConfig, SwitchError};
-use jumbo_switch::topology::{self, PortId};
+use jumbo_switch::topology::{self, PortId, TunnelMode};
 
 use crate::config;
-use crate::config::values::Mtu;
+use crate::config::values::{Mtu, Spin};
 use crate::control::socket;
 use crate::error::CliError;
 use crate::switch_api::{
@@ -39,6 +40,11 @@ pub(crate) const WORKERS_DEFAULT: usize = 1;
 /// one thing after the other, wait in vain.
 const ROLL_CALL_LIMIT: Duration = Duration::from_millis(20);
 
+/// By the processors this process may run on.
+fn usual_spin() -> Spin {
+    Spin::usual(std::thread::available_parallelism().map_or(1, NonZero::get))
+}
+
 /// Opens every port, then starts forwarding between them. Whatever was made is gone again on an error.
 pub(crate) fn start(
     config: &RunConfig,
@@ -47,11 +53,12 @@ pub(crate) fn start(
     let workers = config
         .workers
         .map_or(WORKERS_DEFAULT, |workers| usize::from(workers.get()));
+    let tunnels = config.tunnels.0;
     let roll_call = RollCall::new(clients(&config.ports), ROLL_CALL_LIMIT);
     let mut ports = config
         .ports
         .iter()
-        .map(|spec| Ok((spec, open(spec, workers, Some(&roll_call))?)))
+        .map(|spec| Ok((spec, open(spec, workers, tunnels, Some(&roll_call))?)))
         .collect::<Result<Vec<_>, CliError>>()?;
     // Only now that all are there: a device that was there before keeps its MTU if another cannot be opened.
     for (spec, port) in &mut ports {
@@ -60,6 +67,8 @@ pub(crate) fn start(
     let mut switch = Workers::start(&SwitchConfig {
         workers,
         fdb_age_s: config.fdb_age.seconds(),
+        spin: config.spin.unwrap_or_else(usual_spin).get(),
+        tunnels,
         ..SwitchConfig::default()
     })
     .map_err(refused)?;
@@ -68,6 +77,7 @@ pub(crate) fn start(
     let mut live = Live {
         switch,
         names,
+        tunnels,
         specs: BTreeMap::new(),
         captures: Vec::new(),
     };
@@ -160,26 +170,32 @@ fn watch(switch: &mut Workers, names: Arc<Names>, broken: Sender<StopCause>) {
 fn open(
     spec: &PortSpec,
     workers: usize,
+    tunnels: TunnelMode,
     roll_call: Option<&Arc<RollCall>>,
 ) -> Result<queue::Port, CliError> {
-    wire::wrapped(spec, open_device(spec, workers, roll_call)?)
+    wire::wrapped(spec, open_device(spec, workers, tunnels, roll_call)?)
 }
 
 fn open_device(
     spec: &PortSpec,
     workers: usize,
+    tunnels: TunnelMode,
     roll_call: Option<&Arc<RollCall>>,
 ) -> Result<queue::Port, CliError> {
     let caps = caps(spec.offload);
     match &spec.kind {
-        PortKind::Tap { device } => tap::open(&TapConfig {
-            device: device.as_str().to_owned(),
-            queues: workers,
-            hands: caps,
-            takes: caps,
-            mtu: None,
-        })
-        .map_err(|error| port_error(spec, &error)),
+        PortKind::Tap { device } => {
+            let followed = tunnels != TunnelMode::Off;
+            let caps = caps.with_udp_tunnels(followed, followed);
+            tap::open(&TapConfig {
+                device: device.as_str().to_owned(),
+                queues: workers,
+                hands: caps,
+                takes: caps,
+                mtu: None,
+            })
+            .map_err(|error| port_error(spec, &error))
+        }
         PortKind::Tun { device } => wire::open_tun(spec, device, workers),
         PortKind::Packet {
             device,
@@ -205,7 +221,7 @@ fn open_device(
             let config = VhostConfig {
                 client: *client,
                 queue_pairs: queues.get(),
-                hands: caps,
+                hands: caps.with_ufo(spec.offload.uso),
                 takes: caps,
                 mtu: spec.mtu.map(Mtu::get),
                 packed: *packed,
@@ -272,6 +288,7 @@ enum State {
 struct Live {
     switch: Workers,
     names: Arc<Names>,
+    tunnels: TunnelMode,
     specs: BTreeMap<PortId, PortSpec>,
     /// Those that write captures to files; each ends with its port.
     captures: Vec<JoinHandle<()>>,
@@ -301,7 +318,7 @@ impl Live {
 
     fn add(&mut self, spec: PortSpec) -> Result<PortStatus, CliError> {
         config::check_joins(&spec, self.specs.values())?;
-        let mut port = open(&spec, self.switch.queues(), None)?;
+        let mut port = open(&spec, self.switch.queues(), self.tunnels, None)?;
         set_mtu(&spec, &mut port)?;
         let id = self.join(spec, port)?;
         self.port(id)
@@ -363,7 +380,11 @@ impl Live {
             let port = state.ports.iter().find(|port| port.id == id);
             port.ok_or_else(|| refused(SwitchError::NoSuchPort))
         };
-        Ok(path::report((from, port(from_id)?), (to, port(to_id)?)))
+        Ok(path::report(
+            (from, port(from_id)?),
+            (to, port(to_id)?),
+            self.tunnels,
+        ))
     }
 
     fn fdb(&self) -> Result<Fdb, CliError> {
@@ -532,6 +553,7 @@ fn status(port: &switch::PortState, name: &str, drops: &device::Drops) -> PortSt
         lossy_segmented: port.counters.lossy_segmented,
         rsc: (!port.coalesce.is_lossless()).then(|| rsc(&port.counters.rsc)),
         waits: port.counters.waits,
+        announced: port.counters.announced,
         reasons: reasons(&port.counters),
     }
 }

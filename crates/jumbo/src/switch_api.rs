@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::values::{
     CaptureFile, Coalesce, DeviceName, Fanout, FaultSpec, FdbAge, Mtu, PortName, Queues,
-    SocketPath, Workers, XdpMode, XdpPass,
+    SocketPath, Spin, Tunnels, Workers, XdpMode, XdpPass,
 };
 use crate::error::CliError;
 
@@ -21,6 +21,9 @@ pub(crate) struct RunConfig {
     /// Where to listen; None: the first free number.
     pub(crate) socket: Option<PathBuf>,
     pub(crate) fdb_age: FdbAge,
+    /// None: by the number of processors.
+    pub(crate) spin: Option<Spin>,
+    pub(crate) tunnels: Tunnels,
 }
 
 /// One port of it.
@@ -37,6 +40,8 @@ pub(crate) struct PortSpec {
     pub(crate) capture: Option<CaptureFile>,
     /// What goes wrong on it, on purpose.
     pub(crate) fault: Option<FaultSpec>,
+    /// Open an interface in spite of settings that damage what passes.
+    pub(crate) force: bool,
 }
 
 /// What a port stands on.
@@ -232,6 +237,9 @@ pub(crate) struct PortStatus {
     /// Times a packet waited for it to make room.
     #[serde(default)]
     pub(crate) waits: u64,
+    /// Stations that its other end announced, each told to everybody behind the other ports.
+    #[serde(default)]
+    pub(crate) announced: u64,
     /// Stage, then reason.
     pub(crate) reasons: BTreeMap<String, BTreeMap<String, ReasonCount>>,
 }

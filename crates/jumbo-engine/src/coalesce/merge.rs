@@ -82,7 +82,7 @@ pub(crate) fn complete_aggregate(rules: &Rules, head: &mut Packet, flow: &Flow) 
         (false, _) => GsoKind::Tcp4,
     };
     let size = match kind {
-        GsoKind::Udp => flow.size,
+        GsoKind::Udp | GsoKind::Ufo => flow.size,
         // What a receiver would make of a smaller one; lossless rules begin no such train.
         GsoKind::Tcp4 | GsoKind::Tcp6 => flow.size.max(TCP_SEGMENT_MIN),
     };

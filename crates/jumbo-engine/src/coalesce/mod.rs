@@ -24,6 +24,7 @@ mod merge;
 mod rsc;
 mod rules;
 mod table;
+mod train;
 
 use alloc::vec::Vec;
 
@@ -41,12 +42,13 @@ use crate::arena::{Arena, Memory, PacketId};
 use crate::packet::{Net, Packet, Transport};
 use crate::pending::Csum;
 use crate::reason::Counts;
-use crate::superpacket;
+use crate::superpacket::{self, L3_TOTAL_BIG_MAX, L3_TOTAL_MAX};
 use crate::tunnel::{self, Difference, Tunnels};
 use judge::{Ends, Verdict};
 use merge::{Moved, complete_aggregate};
 use rules::{Masks, Shape};
 use table::{Flow, FlowId, IdRule, Table};
+use train::Train;
 
 /// What became of a packet.
 #[derive(Copy, Clone, Debug)]
@@ -71,10 +73,29 @@ pub struct Towards {
     /// Longest network packet that may leave there, header included, in bytes;
     /// the table has a limit of its own.
     pub l3_total_max: u32,
+    /// The same for TCP outside of tunnels, where more than 65535 bytes can be told (BIG TCP); 0
+    /// where they cannot. Only a lossless table that reaches 65535 goes beyond.
+    pub big_l3_total_max: u32,
     /// Tunnels in which packets may be merged. What the port does not take whole
     /// would be segmented again on its way out: work for nothing, so it is not
     /// merged in the first place.
     pub tunnels: Tunnels,
+}
+
+impl Towards {
+    /// The longest network packet there that begins with this one.
+    fn longest(&self, rules: &Rules, packet: &Packet) -> u32 {
+        let limit = self.l3_total_max.min(rules.l3_total_max as u32);
+        let may_be_big = self.big_l3_total_max != 0
+            && rules.lossless
+            && rules.l3_total_max == L3_TOTAL_MAX
+            && packet.layers.transport == Transport::Tcp
+            && !packet.tunnel.is_some();
+        match may_be_big {
+            true => limit.max(self.big_l3_total_max.min(L3_TOTAL_BIG_MAX as u32)),
+            false => limit,
+        }
+    }
 }
 
 impl From<u32> for Towards {
@@ -83,6 +104,7 @@ impl From<u32> for Towards {
             out,
             personality: 0,
             l3_total_max: u32::MAX,
+            big_l3_total_max: 0,
             tunnels: Tunnels::All,
         }
     }
@@ -141,6 +163,7 @@ pub struct Coalescer {
     personalities: Vec<Rules>,
     masks: MaskCache,
     table: Table,
+    train: Train,
     ready: Vec<Ready>,
     stats: CoalesceStats,
 }
@@ -164,6 +187,7 @@ impl Coalescer {
             personalities: rules.iter().copied().take(256).collect(),
             masks: MaskCache::new(rules),
             table: Table::new(flows, seed),
+            train: Train::none(),
             ready: Vec::with_capacity(2 * flows),
             stats: CoalesceStats::default(),
         }
@@ -219,7 +243,7 @@ impl Coalescer {
         let verified = match verdict {
             Verdict::Merge(_) => {
                 let behind = arena.payload_end(self.table.flow(flow_id).head);
-                verify_and_place(arena, id, behind, memory)
+                verify_and_place(arena, id, Some(behind), memory)
             }
             // It will most likely be the first of the next.
             Verdict::End(_) if self.rules_of(flow_id).restarts => {
@@ -345,7 +369,7 @@ impl Coalescer {
         let towards = towards.into();
         let index = usize::from(towards.personality).min(self.personalities.len() - 1);
         let rules = &self.personalities[index];
-        let l3_total_max = towards.l3_total_max.min(rules.l3_total_max as u32);
+        let l3_total_max = towards.longest(rules, arena.packet(id));
         // What the port does not take needs no look at its payload. Else a wrong checksum
         // says more than any rule that the packet meets besides.
         let may = if towards.tunnels.take(&arena.packet(id).tunnel) {
@@ -370,7 +394,11 @@ impl Coalescer {
         let mut flow = Flow::new(id, packet, towards.out, pair);
         flow.personality = index as u8;
         flow.masks = MaskCache::index(index, flow.shape);
-        flow.plain = plain && !packet.tunnel.is_some() && self.masks.common(flow.masks).is_some();
+        let masks = self.masks.common(flow.masks);
+        flow.plain = plain && !packet.tunnel.is_some() && masks.is_some();
+        if flow.plain && masks.is_some_and(|masks| masks.conclusive) && packet.tags.is_empty() {
+            flow.door = flow.shape.l3_len;
+        }
         if let (Transport::Udp, Some(udp)) = (packet.layers.transport, udp) {
             flow.segments_max = udp.datagrams_max;
         }

@@ -128,7 +128,7 @@ reasons! {
         /// In a tunnel whose super-packets the out port, or its personality, does not take.
         Tunnel = "tunnel",
         /// In a tunnel that could not be followed to TCP or UDP: another version or protocol, a
-        /// fragment, lengths that do not agree.
+        /// fragment, lengths that do not agree, an outer checksum still to be computed.
         TunnelUnreadable = "tunnel_unreadable",
         /// The tunnel's own IPv4 header could not be recreated: a wrong checksum, the negative
         /// zero, or a reserved flag.
@@ -466,14 +466,24 @@ impl Field {
 
 /// Whether two private headers differ anywhere under the mask. Written as 16-byte
 /// lanes, so that any compiler makes a handful of vector operations of it.
+#[inline(always)]
+pub(crate) fn differ(a: &[u8; HEADER_ROOM], b: &[u8; HEADER_ROOM], mask: &Mask) -> bool {
+    differ_in::<0, HEADER_ROOM>(a, b, mask)
+}
+
+/// The same for a part of the header, in whole lanes.
 #[expect(
     clippy::needless_range_loop,
     reason = "as iterators this compiles to a loop of half the speed"
 )]
 #[inline(always)]
-pub(crate) fn differ(a: &[u8; HEADER_ROOM], b: &[u8; HEADER_ROOM], mask: &Mask) -> bool {
+pub(crate) fn differ_in<const FROM: usize, const TO: usize>(
+    a: &[u8; HEADER_ROOM],
+    b: &[u8; HEADER_ROOM],
+    mask: &Mask,
+) -> bool {
     let mut difference = [0u8; LANE];
-    for lane in 0..HEADER_ROOM / LANE {
+    for lane in FROM / LANE..TO / LANE {
         for i in 0..LANE {
             let at = lane * LANE + i;
             difference[i] |= (a[at] ^ b[at]) & mask[at];
@@ -487,6 +497,7 @@ const LANE: usize = 16;
 
 /// The masks of one shape under one personality.
 #[derive(Clone, Debug)]
+#[repr(C, align(64))]
 pub(crate) struct Masks {
     /// Key and equal fields together: no difference means mergeable headers.
     pub(crate) all: Mask,
@@ -494,7 +505,12 @@ pub(crate) struct Masks {
     pub(crate) key: Mask,
     /// No difference under `all` means the same layers, no fragment, the same flags but PSH and FIN.
     pub(crate) conclusive: bool,
+    /// The header goes on behind [`FIRST`].
+    pub(crate) long: bool,
 }
+
+/// Few headers are longer: IPv6 and TCP with timestamps have 86 bytes.
+pub(crate) const FIRST: usize = 96;
 
 /// What must be compared for a packet's headers to need no parsing of their own.
 const CONCLUSIVE: [Field; 5] = [
@@ -528,6 +544,7 @@ impl Masks {
             all,
             key,
             conclusive,
+            long: all.iter().skip(FIRST).any(|bits| *bits != 0),
         }
     }
 }

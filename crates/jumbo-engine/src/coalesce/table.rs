@@ -52,6 +52,9 @@ pub(crate) struct Flow {
     pub(crate) personality: u8,
     /// Under plain rules ([`super::Rules::is_plain`]).
     pub(crate) plain: bool,
+    /// Length of its network header, if comparing is all that packets which come by the fast
+    /// door need, else 0.
+    pub(crate) door: u8,
     /// Pure ACKs whose values it took over.
     pub(crate) acks: u16,
     /// Hash of the address pair.
@@ -116,6 +119,8 @@ pub(crate) struct Table {
     held: usize,
     births: u32,
     seed: [u64; 2],
+    /// The flow that was found last, and by what: packets of a flow come in trains.
+    recent: ([u64; 2], u16),
 }
 
 /// Names a held flow.
@@ -170,6 +175,7 @@ impl Flow {
         masks: 0,
         personality: 0,
         plain: false,
+        door: 0,
         acks: 0,
         pair: 0,
         set: 0,
@@ -216,6 +222,7 @@ impl Table {
             newest: NONE,
             held: 0,
             births: 0,
+            recent: ([0; 2], NONE),
             seed: [
                 seed ^ 0x9e37_79b9_7f4a_7c15,
                 seed.rotate_left(32) ^ 0xd1b5_4a32_d192_ed03,
@@ -327,6 +334,25 @@ impl Table {
         &mut self.flows[usize::from(id.0)]
     }
 
+    /// The flow found last, if it was by the same key.
+    #[inline(always)]
+    pub(crate) fn recent(&self, key: [u64; 2]) -> Option<FlowId> {
+        let (by, flow) = self.recent;
+        (by == key && flow != NONE).then_some(FlowId(flow))
+    }
+
+    /// The flow found last, if it is still held.
+    #[inline(always)]
+    pub(crate) fn found_last(&self) -> Option<FlowId> {
+        (self.recent.1 != NONE).then_some(FlowId(self.recent.1))
+    }
+
+    /// Notes which flow was found, until it is removed.
+    #[inline(always)]
+    pub(crate) fn note_recent(&mut self, key: [u64; 2], flow: FlowId) {
+        self.recent = (key, flow.0);
+    }
+
     /// The flow that must leave before one can be inserted at `slot`, if any.
     pub(crate) fn in_the_way(&self, slot: Slot) -> Option<FlowId> {
         let set = &self.sets[usize::from(slot.set)];
@@ -374,6 +400,9 @@ impl Table {
 
     pub(crate) fn remove(&mut self, id: FlowId) -> Flow {
         let flow = *self.flow(id);
+        if self.recent.1 == id.0 {
+            self.recent.1 = NONE;
+        }
         self.sets[usize::from(flow.set)].set_tag(usize::from(flow.way), 0);
         match self.flows.get_mut(usize::from(flow.older)) {
             Some(older) => older.newer = flow.newer,

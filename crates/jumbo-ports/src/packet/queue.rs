@@ -134,6 +134,7 @@ fn tx_fault(errno: Errno, gso: bool) -> TxFault {
         Errno::NETDOWN => TxFault::LinkDown,
         Errno::NXIO | Errno::NODEV => TxFault::Gone,
         Errno::INVAL if gso => TxFault::GsoRefused,
+        Errno::MSGSIZE => TxFault::TooLong,
         _ => TxFault::Refused,
     }
 }

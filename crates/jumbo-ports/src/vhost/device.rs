@@ -207,10 +207,13 @@ pub fn ring_parts(ring: &RingState, packed: bool) -> [RingPart; 3] {
 
 /// What the session asks of the data path.
 ///
-/// Calls alternate: `resume` comes only when nothing runs, `quiesce` only after a `resume` that succeeded.
+/// Calls alternate: `resume` comes only when nothing runs, `quiesce` only after a `resume` that succeeded. Before the
+/// message is answered that made it necessary, `quiesce` is followed by a `resume` that succeeds, or by `rest`.
 pub trait DataPath {
     /// Takes the port's rings away from the workers. On return nobody refers to guest memory, rings or their event
     /// descriptors any more. Gives the position of every ring that ran, `used` included.
+    ///
+    /// Packets for the guest may wait: rings come back at once, or `rest` says that they do not.
     fn quiesce(&mut self) -> Vec<(usize, Position)>;
 
     /// Hands the rings of [`Device::live`] to the workers; there is at least one.
@@ -218,6 +221,9 @@ pub trait DataPath {
     /// # Errors
     /// The front end is at fault or memory cannot be mapped: nothing runs, and the connection ends.
     fn resume(&mut self, device: &Device) -> Result<(), ResumeError>;
+
+    /// Nothing runs until the next `resume`, whenever that comes.
+    fn rest(&mut self) {}
 
     /// The front end was told where ring `index`, which has stopped, stands.
     fn told_position(&mut self, _index: usize) {}

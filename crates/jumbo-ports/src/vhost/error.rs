@@ -150,6 +150,11 @@ pub enum VhostError {
     /// {0}: the file is neither an eventfd nor a pipe
     #[error("{0}: the file is neither an eventfd nor a pipe")]
     NotAnEvent(Request),
+    /// {0}: the file is no eventfd that counts: a semaphore or a timer would wake us without end
+    #[error(
+        "{0}: the file is no eventfd that counts: a semaphore or a timer would wake us without end"
+    )]
+    NotACounter(Request),
     /// {request}: {count} regions; at most {max} are possible
     #[error("{request}: {count} regions; at most {max} are possible")]
     RegionCount {

@@ -12,6 +12,7 @@ use jumbo_engine::steer::{MICROSOFT_KEY, Toeplitz};
 use jumbo_engine::vnet::Form;
 use rustix::fs::Mode;
 
+use super::between::Place;
 use super::connection::Ended;
 use super::device::{DataPath, Device, LogSpec, Position, ResumeError, RingState};
 use super::feature;
@@ -71,7 +72,7 @@ impl VhostConfig {
             client: false,
             queue_pairs: 1,
             workers,
-            hands: Caps::ALL,
+            hands: Caps::ALL.with_ufo(true),
             takes: Caps::ALL,
             mtu: None,
             packed: true,
@@ -126,19 +127,7 @@ pub fn open(
         false => Endpoint::Listen(listen(&config.path, Mode::RUSR | Mode::WUSR)?),
     };
     let offer = offer(config);
-    let waits = match config.client {
-        true => "waits for somebody to listen at its socket",
-        false => "waits for a front end to connect",
-    };
-    let info = PortInfo {
-        kind: "vhost-user",
-        device: config.path.display().to_string(),
-        hands: Caps::NONE,
-        takes: Caps::NONE,
-        mtu: usize::from(offer.mtu),
-        capabilities: capabilities(offer.features, 0),
-        presence: Presence::Waiting(waits.to_owned()),
-    };
+    let info = idle(config, &offer);
     let rings = offer.rings();
     let kept = match &config.state {
         Some(path) => Some(Kept::open(path, rings).map_err(OpenError::State)?),
@@ -162,8 +151,25 @@ pub fn open(
     })
 }
 
+/// What the port is before its first guest.
+pub(super) fn idle(config: &VhostConfig, offer: &Offer) -> PortInfo {
+    let waits = match config.client {
+        true => "waits for somebody to listen at its socket",
+        false => "waits for a front end to connect",
+    };
+    PortInfo {
+        kind: "vhost-user",
+        device: config.path.display().to_string(),
+        hands: Caps::NONE,
+        takes: Caps::NONE,
+        mtu: usize::from(offer.mtu),
+        capabilities: capabilities(offer.features, 0),
+        presence: Presence::Waiting(waits.to_owned()),
+    }
+}
+
 /// What the guest is offered.
-fn offer(config: &VhostConfig) -> Offer {
+pub(super) fn offer(config: &VhostConfig) -> Offer {
     let mut features = feature::VERSION_1
         | feature::ANY_LAYOUT
         | feature::MRG_RXBUF
@@ -181,6 +187,7 @@ fn offer(config: &VhostConfig) -> Offer {
     add(hands.tso6(), feature::HOST_TSO6);
     add(hands.tso_ecn(), feature::HOST_ECN);
     add(hands.uso(), feature::HOST_USO);
+    add(hands.ufo(), feature::HOST_UFO);
     add(takes.csum(), feature::GUEST_CSUM);
     add(takes.tso4(), feature::GUEST_TSO4);
     add(takes.tso6(), feature::GUEST_TSO6);
@@ -304,9 +311,12 @@ pub(super) struct Guest {
     offered: u64,
     memory: Option<Arc<GuestMemory>>,
     kept: Option<Kept>,
+    /// What the port was last, while it ran.
+    live: Option<PortInfo>,
+    /// Where the workers look for rings while they have none: between [`DataPath::quiesce`] and what follows.
+    places: Vec<Place>,
     /// Until it was answered.
     roll_call: Option<Arc<RollCall>>,
-    running: bool,
 }
 
 impl Guest {
@@ -324,8 +334,9 @@ impl Guest {
             offered,
             memory: None,
             kept,
+            live: None,
+            places: Vec::new(),
             roll_call: None,
-            running: false,
         }
     }
 
@@ -351,8 +362,13 @@ impl Guest {
         };
         let queues = make.queues(self.count)?;
         let info = self.info(device, &terms.health);
-        let old = self.workers.exchange(queues, info);
-        self.running = !old.is_empty();
+        self.live = Some(info.clone());
+        let places = std::mem::take(&mut self.places);
+        let queues = match places.is_empty() {
+            true => queues,
+            false => put(&places, queues, &info),
+        };
+        self.workers.exchange(queues, info);
         // Now that packets can reach this guest. Rings are enabled one by one, its first one before those it sends by.
         if let Some(call) = self.roll_call.take() {
             call.answer();
@@ -375,10 +391,11 @@ impl Guest {
 
 impl DataPath for Guest {
     fn quiesce(&mut self) -> Vec<(usize, Position)> {
-        let nothing = (0..self.count).map(|_| Box::new(NoGuest) as Box<dyn Queue>);
-        self.idle.presence = Presence::Waiting("the guest has stopped its rings".to_owned());
-        let old = self.workers.exchange(nothing.collect(), self.idle.clone());
-        self.running = false;
+        self.places = (0..self.count).map(|_| Place::new()).collect();
+        let between = self.places.iter().map(Place::between).collect();
+        // What was held for the guest is what it took until now.
+        let info = self.live.clone().unwrap_or_else(|| self.idle.clone());
+        let old = self.workers.exchange(between, info);
         let mut positions: Vec<(usize, Position)> = Vec::new();
         for queue in old {
             let queue: Box<dyn Any> = queue;
@@ -395,6 +412,14 @@ impl DataPath for Guest {
         self.try_resume(device).map_err(ResumeError::Other)
     }
 
+    fn rest(&mut self) {
+        self.places.drain(..).for_each(|place| place.give_up());
+        self.live = None;
+        self.idle.presence = Presence::Waiting("the guest has stopped its rings".to_owned());
+        let nothing = (0..self.count).map(|_| Box::new(NoGuest) as Box<dyn Queue>);
+        self.workers.exchange(nothing.collect(), self.idle.clone());
+    }
+
     fn told_position(&mut self, index: usize) {
         if let Some(kept) = &self.kept {
             kept.forget(index);
@@ -404,6 +429,14 @@ impl DataPath for Guest {
     fn announce(&mut self, mac: [u8; 6]) {
         self.workers.announce(mac);
     }
+}
+
+/// Puts each worker's queue where its packets wait for it.
+fn put(places: &[Place], queues: Vec<Box<dyn Queue>>, info: &PortInfo) -> Vec<Box<dyn Queue>> {
+    let pairs = places.iter().zip(queues);
+    pairs
+        .map(|(place, queue)| place.put(queue, info.takes, info.mtu))
+        .collect()
 }
 
 fn open_log(spec: &LogSpec) -> Result<DirtyLog, String> {
@@ -433,6 +466,7 @@ fn terms(device: &Device, memory: Arc<GuestMemory>) -> Terms {
         form,
         mergeable: has(feature::MRG_RXBUF),
         takes: takes(device.features),
+        hands: hands(device.features),
         hash: has(feature::HASH_REPORT).then(|| Arc::new(Toeplitz::new(&MICROSOFT_KEY))),
         health: Health::default(),
     }
@@ -549,11 +583,12 @@ fn hands(features: u64) -> Caps {
         has(feature::HOST_ECN),
         has(feature::HOST_USO),
     )
+    .with_ufo(has(feature::HOST_UFO))
 }
 
 /// Both directions of each capability, for `jumbo status`.
 pub(super) fn capabilities(offered: u64, acked: u64) -> Vec<Capability> {
-    let rows: [(&'static str, u64); 16] = [
+    let rows: [(&'static str, u64); 17] = [
         ("rx_csum", feature::CSUM),
         ("tx_csum", feature::GUEST_CSUM),
         ("rx_tso4", feature::HOST_TSO4),
@@ -564,6 +599,7 @@ pub(super) fn capabilities(offered: u64, acked: u64) -> Vec<Capability> {
         ("tx_tso_ecn", feature::GUEST_ECN),
         ("rx_uso", feature::HOST_USO),
         ("tx_uso", feature::GUEST_USO4 | feature::GUEST_USO6),
+        ("rx_ufo", feature::HOST_UFO),
         ("mergeable", feature::MRG_RXBUF),
         ("packed", feature::RING_PACKED),
         ("event_idx", feature::EVENT_IDX),

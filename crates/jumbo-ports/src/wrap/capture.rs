@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use jumbo_engine::arena::Pieces;
 use jumbo_engine::packet::{HEADERS_MAX, Link, Packet};
 use jumbo_engine::pending::{Csum, GsoKind};
+use jumbo_engine::tunnel::TunnelKind;
 
 use crate::pool::Pool;
 
@@ -203,14 +204,22 @@ fn describe(packet: &Packet, out: &mut String) {
             GsoKind::Tcp4 => "tcp4",
             GsoKind::Tcp6 => "tcp6",
             GsoKind::Udp => "udp",
+            GsoKind::Ufo => "ufo",
         };
-        let segments = packet.payload_len().div_ceil(u32::from(gso.size));
+        let segments = gso.segments(packet.payload_len());
         let comma = if out.is_empty() { "" } else { "; " };
         let _ = write!(
             out,
             "{comma}super-packet {kind}: {segments} segments of {}",
             gso.size
         );
+        let tunnel = match packet.tunnel().kind() {
+            TunnelKind::None | TunnelKind::Unfollowed => return,
+            TunnelKind::Udp => "UDP",
+            TunnelKind::Gre => "GRE",
+            TunnelKind::Ip => "IP",
+        };
+        let _ = write!(out, ", in a tunnel over {tunnel}");
     }
 }
 

@@ -147,6 +147,8 @@ pub fn wrap(mut port: Port, faults: Faults) -> Result<Port, Errno> {
 }
 
 fn with_faults(mut info: PortInfo, faults: Faults) -> PortInfo {
+    // What is held up is held in a buffer of the usual size.
+    info.takes = info.takes.with_big_tcp(false, false);
     if faults.corrupt_ppm == 0 {
         return info;
     }
@@ -273,6 +275,9 @@ impl Faulty {
             pool_bytes: 2 * PACKET_ROOM,
             ..Bounds::default()
         };
+        let mut burst = Burst::new(bounds, Kernels::detect());
+        // A super-packet in a tunnel comes back only if its header is understood.
+        burst.arena.follow_tunnels(true);
         Ok(Self {
             inner,
             faults,
@@ -280,7 +285,7 @@ impl Faulty {
             held: VecDeque::new(),
             held_bytes: 0,
             swapped: None,
-            burst: Burst::new(bounds, Kernels::detect()),
+            burst,
             timer,
             ready,
             gone: false,
@@ -321,7 +326,7 @@ impl Faulty {
         }
         self.held_bytes += len;
         self.held.push_back(held);
-        self.arm();
+        self.set_timer();
         Ok(())
     }
 
@@ -364,11 +369,11 @@ impl Faulty {
         if sent {
             self.inner.publish();
         }
-        self.arm();
+        self.set_timer();
     }
 
     /// Sets the timer to the packet that is due first, or off.
-    fn arm(&self) {
+    fn set_timer(&self) {
         let swapped = self.swapped.as_ref().map(|held| held.due_ns + SWAP_WAIT_NS);
         let first = self.held.front().map(|held| held.due_ns);
         let due_ns = swapped.into_iter().chain(first).min().unwrap_or(0);
@@ -421,7 +426,7 @@ impl Queue for Faulty {
             let held = self.hold(packet, payload, pool)?;
             if swap {
                 self.swapped = Some(held);
-                self.arm();
+                self.set_timer();
                 return Ok(());
             }
             self.queue(held)?;
@@ -445,12 +450,30 @@ impl Queue for Faulty {
         self.inner.can_wait()
     }
 
+    fn is_exchanged(&self) -> bool {
+        self.inner.is_exchanged()
+    }
+
+    fn successor(&mut self) -> Option<Box<dyn Queue>> {
+        let inner = self.inner.successor()?;
+        if let Some(fd) = inner.fd() {
+            // Should it fail, the queue is looked at when a packet was delayed, and not before.
+            let _ = epoll::add(&self.ready, fd, EventData::new_u64(0), EventFlags::IN);
+        }
+        self.inner = inner;
+        None
+    }
+
     fn wait_for_room(&mut self, timeout: Duration) {
         self.inner.wait_for_room(timeout);
     }
 
     fn stopped_by(&self) -> Option<String> {
         self.inner.stopped_by()
+    }
+
+    fn arm(&mut self) -> bool {
+        self.inner.arm()
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

@@ -2,10 +2,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jumbo_engine::arena::{HEAD_WANTED, Pieces};
 use jumbo_engine::packet::{Frag, HEADERS_MAX, Link, Packet};
-use jumbo_engine::vnet::{HeaderFault, Trust};
+use jumbo_engine::pending::Csum;
+use jumbo_engine::vnet::{HeaderFault, Trust, VnetHeader};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::Errno;
 use rustix::net::xdp::{
@@ -22,6 +24,10 @@ use crate::queue::{Burst, RxEnd, RxLoss, RxStats, TxFault};
 
 /// Bytes of a chunk: a page, the most there is.
 const CHUNK_LEN: usize = 4096;
+/// What the kernel keeps of a chunk before a received packet (XDP_PACKET_HEADROOM).
+const HEADROOM_LEN: usize = 256;
+/// The longest MTU whose packets, with two VLAN tags, fit into one chunk.
+pub(super) const MTU_IN_ONE_CHUNK: usize = CHUNK_LEN - HEADROOM_LEN - 14 - 8;
 /// Chunks to receive into, and as many entries of the receive and fill rings: four bursts.
 const RX_CHUNKS: u32 = 2048;
 /// Chunks to send from, and as many entries of the transmit and completion rings.
@@ -32,6 +38,34 @@ const KICK_PACKETS: u32 = 32;
 const CONTINUED: u32 = 1;
 /// Pieces of a packet: what Linux makes of 64 KB (MAX_SKB_FRAGS and the head).
 const PIECES_MAX: usize = 18;
+/// How often a queue that is taken is tried again, and after how long: a second in all.
+const QUEUE_TRIES: u32 = 50;
+const QUEUE_TRY_EVERY: Duration = Duration::from_millis(20);
+
+/// XDP_TX_METADATA: `struct xsk_tx_metadata` stands before the packet.
+const WITH_METADATA: u32 = 1 << 1;
+/// Flags of the memory area (Linux `include/uapi/linux/if_xdp.h`): metadata before
+/// packets that are sent, since 6.11; the kernel finishes their checksums itself.
+const XDP_UMEM_TX_SW_CSUM: u32 = 1 << 1;
+const XDP_UMEM_TX_METADATA_LEN: u32 = 1 << 2;
+/// Bytes of `struct xsk_tx_metadata`: flags, where the checksum starts, where it
+/// goes counted from there, and what we have no use for.
+const METADATA_LEN: usize = 24;
+/// XDP_TXMD_FLAGS_CHECKSUM.
+const METADATA_CHECKSUM: u64 = 1 << 1;
+
+/// What becomes of checksums that are left to finish when a packet is sent.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Default)]
+pub enum TxChecksum {
+    /// Left to the kernel where that is known to work, else finished before.
+    #[default]
+    Auto,
+    /// As `Auto`, but the kernel finishes them before the device has the packet
+    /// (XDP_UMEM_TX_SW_CSUM): shows what it made of our metadata. For tests.
+    InKernel,
+    /// Always finished before.
+    Off,
+}
 
 /// How the kernel and the socket share packets.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -40,6 +74,8 @@ pub(super) struct Sharing {
     pub(super) zero_copy: bool,
     /// Packets may come in several pieces.
     pub(super) pieces: bool,
+    /// Packets may be sent with a checksum that is left to finish.
+    pub(super) tx_csum: bool,
 }
 
 #[derive(Debug)]
@@ -66,15 +102,21 @@ pub(super) struct XdpSocket {
 }
 
 impl XdpSocket {
-    /// A socket on receive queue `queue` of interface `index`.
-    pub(super) fn open(index: u32, queue: u32, partial: bool) -> Result<Self, Errno> {
+    /// A socket on receive queue `queue` of interface `index`. Whether received
+    /// checksums may be `partial`, and what becomes of those that are sent so.
+    pub(super) fn open(
+        index: u32,
+        queue: u32,
+        partial: bool,
+        checksum: TxChecksum,
+    ) -> Result<Self, Errno> {
         let fd = rustix::net::socket_with(
             AddressFamily::XDP,
             SocketType::RAW,
             SocketFlags::CLOEXEC,
             None,
         )?;
-        let regions = memory(fd.as_fd())?;
+        let (regions, tx_csum) = memory(fd.as_fd(), checksum)?;
         sockopt::set_xdp_umem_fill_ring_size(&fd, RX_CHUNKS)?;
         sockopt::set_xdp_umem_completion_ring_size(&fd, TX_CHUNKS)?;
         sockopt::set_xdp_rx_ring_size(&fd, RX_CHUNKS)?;
@@ -94,6 +136,7 @@ impl XdpSocket {
             sharing: Sharing {
                 zero_copy: false,
                 pieces: false,
+                tx_csum,
             },
             partial,
             gone: false,
@@ -104,7 +147,10 @@ impl XdpSocket {
             .map(chunk)
             .for_each(|at| socket.fill.push(at));
         socket.fill.publish();
-        socket.sharing = bind(socket.fd.as_fd(), index, queue)?;
+        socket.sharing = Sharing {
+            tx_csum,
+            ..bind_when_free(socket.fd.as_fd(), index, queue)?
+        };
         Ok(socket)
     }
 
@@ -222,6 +268,10 @@ impl XdpSocket {
             return Err(TxFault::Gone);
         }
         if self.down {
+            // Nobody else asks again where nothing is sent.
+            self.kick();
+        }
+        if self.down {
             return Err(TxFault::LinkDown);
         }
         self.scratch.clear();
@@ -230,7 +280,7 @@ impl XdpSocket {
         self.scratch.truncate(header_len);
         pool.append_to(payload, &mut self.scratch)
             .ok_or(TxFault::PayloadMissing)?;
-        let count = self.scratch.len().div_ceil(CHUNK_LEN).max(1);
+        let count = self.scratch.len().div_ceil(self.chunk_room()).max(1);
         if count > 1 && !self.sharing.pieces || count > PIECES_MAX - 1 {
             return Err(TxFault::Refused);
         }
@@ -242,22 +292,61 @@ impl XdpSocket {
                 return Err(TxFault::QueueFull);
             }
         }
-        self.push(count);
+        let csum = self.unfinished(packet)?;
+        self.push(count, csum);
         Ok(())
     }
 
-    fn push(&mut self, count: usize) {
+    /// What a chunk takes of a packet.
+    fn chunk_room(&self) -> usize {
+        CHUNK_LEN - self.metadata_len()
+    }
+
+    /// What stands before each packet, used or not.
+    fn metadata_len(&self) -> usize {
+        if self.sharing.tx_csum {
+            METADATA_LEN
+        } else {
+            0
+        }
+    }
+
+    /// The metadata of a packet whose checksum is left to finish. The kernel stops
+    /// at metadata it does not like, so none is made that points behind the first chunk.
+    fn unfinished(&self, packet: &Packet) -> Result<Option<[u8; METADATA_LEN]>, TxFault> {
+        let Csum::Partial { .. } = packet.pending().csum else {
+            return Ok(None);
+        };
+        let vnet = VnetHeader::of(packet);
+        let end = usize::from(vnet.csum_start) + usize::from(vnet.csum_offset) + 2;
+        if !self.sharing.tx_csum || end > self.scratch.len().min(self.chunk_room()) {
+            return Err(TxFault::Refused);
+        }
+        let mut metadata = [0; METADATA_LEN];
+        metadata[..8].copy_from_slice(&METADATA_CHECKSUM.to_ne_bytes());
+        metadata[8..10].copy_from_slice(&vnet.csum_start.to_ne_bytes());
+        metadata[10..12].copy_from_slice(&vnet.csum_offset.to_ne_bytes());
+        Ok(Some(metadata))
+    }
+
+    fn push(&mut self, count: usize, mut csum: Option<[u8; METADATA_LEN]>) {
+        let (room, before) = (self.chunk_room(), self.metadata_len() as u64);
         let Some(region) = self.regions.first() else {
             return;
         };
-        for (index, bytes) in self.scratch.chunks(CHUNK_LEN).enumerate() {
-            let Some(addr) = self.free.pop() else { return };
-            // A chunk of ours has room for CHUNK_LEN bytes.
-            let _ = region.write(addr, bytes);
+        for (index, bytes) in self.scratch.chunks(room).enumerate() {
+            let Some(chunk) = self.free.pop() else { return };
+            let mut options = if index + 1 < count { CONTINUED } else { 0 };
+            // A chunk of ours has room for both.
+            if let Some(metadata) = csum.take() {
+                let _ = region.write(chunk, &metadata);
+                options |= WITH_METADATA;
+            }
+            let _ = region.write(chunk + before, bytes);
             self.tx.push(Desc {
-                addr,
+                addr: chunk + before,
                 len: bytes.len() as u32,
-                options: if index + 1 < count { CONTINUED } else { 0 },
+                options,
             });
         }
     }
@@ -270,7 +359,7 @@ impl XdpSocket {
         while let Some(addr) = self.completion.peek(0) {
             self.completion.take(1);
             if self.free.len() < TX_CHUNKS as usize {
-                self.free.push(addr);
+                self.free.push(addr / CHUNK_LEN as u64 * CHUNK_LEN as u64);
             }
         }
     }
@@ -285,7 +374,12 @@ impl XdpSocket {
     fn kick(&mut self) {
         self.tx.publish();
         for _ in 0..=TX_CHUNKS / KICK_PACKETS {
-            if self.tx.waiting() == 0 || !self.tx.needs_wakeup() {
+            if self.tx.waiting() == 0 {
+                // Whoever waits for the socket has it sent too (`xsk_poll`).
+                self.down = false;
+                return;
+            }
+            if !self.tx.needs_wakeup() {
                 return;
             }
             match rustix::net::send(&self.fd, &[], SendFlags::DONTWAIT) {
@@ -324,23 +418,45 @@ fn chunk(index: u32) -> u64 {
     u64::from(index) * CHUNK_LEN as u64
 }
 
-/// Makes the memory area.
-fn memory(fd: BorrowedFd<'_>) -> Result<Regions, Errno> {
+/// Makes the memory area; tells whether there is metadata in it.
+fn memory(fd: BorrowedFd<'_>, checksum: TxChecksum) -> Result<(Regions, bool), Errno> {
     let len = (RX_CHUNKS + TX_CHUNKS) as usize * CHUNK_LEN;
     let file = memfd_create("jumbo-xdp", MemfdFlags::CLOEXEC)?;
     ftruncate(&file, len as u64)?;
     let region = Region::map(file.as_fd(), 0, len)?;
     let at = region.ptr(0, len).ok_or(Errno::INVAL)?;
-    let area = XdpUmemReg {
+    let area = |flags, tx_metadata_len| XdpUmemReg {
         addr: at.as_ptr() as u64,
         len: len as u64,
         chunk_size: CHUNK_LEN as u32,
         headroom: 0,
-        flags: XdpUmemRegFlags::empty(),
-        tx_metadata_len: 0,
+        flags: XdpUmemRegFlags::from_bits_retain(flags),
+        tx_metadata_len,
     };
-    sockopt::set_xdp_umem_reg(fd, area)?;
-    Ok(Arc::new([Arc::new(region)]))
+    let flags = match checksum {
+        TxChecksum::Auto => Some(XDP_UMEM_TX_METADATA_LEN),
+        TxChecksum::InKernel => Some(XDP_UMEM_TX_METADATA_LEN | XDP_UMEM_TX_SW_CSUM),
+        TxChecksum::Off => None,
+    };
+    // A kernel that does not know the flags says so.
+    let with = flags.map(|flags| area(flags, METADATA_LEN as u32));
+    let metadata = with.is_some_and(|area| sockopt::set_xdp_umem_reg(fd, area).is_ok());
+    if !metadata {
+        sockopt::set_xdp_umem_reg(fd, area(0, 0))?;
+    }
+    Ok((Arc::new([Arc::new(region)]), metadata))
+}
+
+/// Binds; a queue whose last socket was closed a moment ago is free only when the
+/// kernel has cleared it away (Linux `net/xdp/xsk_buff_pool.c` `xp_release_deferred`).
+fn bind_when_free(fd: BorrowedFd<'_>, index: u32, queue: u32) -> Result<Sharing, Errno> {
+    for _ in 0..QUEUE_TRIES {
+        match bind(fd, index, queue) {
+            Err(Errno::BUSY) => std::thread::sleep(QUEUE_TRY_EVERY),
+            answer => return answer,
+        }
+    }
+    bind(fd, index, queue)
 }
 
 /// Binds in the best way the driver has.
@@ -360,7 +476,11 @@ fn bind(fd: BorrowedFd<'_>, index: u32, queue: u32) -> Result<Sharing, Errno> {
             Ok(()) => {
                 let options = sockopt::xdp_options(fd)?;
                 let zero_copy = options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY);
-                return Ok(Sharing { zero_copy, pieces });
+                return Ok(Sharing {
+                    zero_copy,
+                    pieces,
+                    tx_csum: false,
+                });
             }
             Err(Errno::OPNOTSUPP | Errno::INVAL) => {}
             Err(errno) => refused = errno,

@@ -368,6 +368,29 @@ fn memory_that_cannot_be() {
     ]);
 }
 
+/// What would wake a worker without end, and costs nothing to make so.
+#[test]
+fn kicks_that_do_not_count() {
+    use rustix::event::{EventfdFlags, eventfd};
+    use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
+    let semaphore = eventfd(0, EventfdFlags::SEMAPHORE).expect("an eventfd");
+    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::empty());
+    let files = [semaphore, timer.expect("a timer")];
+    table_of(
+        files
+            .into_iter()
+            .map(|file| {
+                (
+                    SetVringKick,
+                    words(&[0]),
+                    vec![file],
+                    "no eventfd that counts",
+                )
+            })
+            .collect(),
+    );
+}
+
 #[test]
 fn areas_that_cannot_be() {
     let area = |size: u64, offset: u64, queues: u16, queue_size: u16| {

@@ -195,6 +195,17 @@ impl Taker {
 
 /// Sends one packet by hand.
 pub(crate) fn send(queue: &mut dyn Queue, vnet: &VnetHeader, bytes: &[u8]) -> Result<(), TxFault> {
+    let answer = send_only(queue, vnet, bytes);
+    queue.publish();
+    answer
+}
+
+/// The same; it is published only if something was sent.
+pub(crate) fn send_only(
+    queue: &mut dyn Queue,
+    vnet: &VnetHeader,
+    bytes: &[u8],
+) -> Result<(), TxFault> {
     let mut burst = Burst::new(Bounds::default(), Kernels::detect());
     let mut stats = RxStats::default();
     burst.pool.space()[..bytes.len()].copy_from_slice(bytes);
@@ -203,6 +214,8 @@ pub(crate) fn send(queue: &mut dyn Queue, vnet: &VnetHeader, bytes: &[u8]) -> Re
     let id = burst.batch[0];
     let payload = burst.arena.payload(id);
     let answer = queue.tx(burst.arena.packet(id), payload, &burst.pool);
-    queue.publish();
+    if answer.is_ok() {
+        queue.publish();
+    }
     answer
 }

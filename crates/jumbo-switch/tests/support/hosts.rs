@@ -1,11 +1,12 @@
 //! Hosts on TAPs of a switch.
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 use jumbo_engine::pending::Caps;
 use jumbo_lab::{Host, TestError};
 use jumbo_ports::queue::Port;
 use jumbo_ports::tap::{self, TapConfig};
 use jumbo_switch::switch::{Switch, SwitchConfig};
-use jumbo_switch::topology::{Coalesce, PortId};
+use jumbo_switch::topology::{Coalesce, PortId, TunnelMode};
 
 pub(crate) type Tested<T> = Result<T, TestError>;
 
@@ -50,8 +51,12 @@ pub(crate) struct Net {
 
 impl Net {
     pub(crate) fn new(setup: Setup, sides: &[Side]) -> Tested<Self> {
+        Self::with_tunnels(setup, TunnelMode::default(), sides)
+    }
+
+    pub(crate) fn with_tunnels(setup: Setup, tunnels: TunnelMode, sides: &[Side]) -> Tested<Self> {
         let mut net = Self {
-            switch: start(setup.workers)?,
+            switch: start_with(setup.workers, tunnels)?,
             hosts: Vec::new(),
             ports: Vec::new(),
             setup,
@@ -92,8 +97,13 @@ impl Net {
 }
 
 pub(crate) fn start(workers: usize) -> Tested<Switch> {
+    start_with(workers, TunnelMode::default())
+}
+
+fn start_with(workers: usize, tunnels: TunnelMode) -> Tested<Switch> {
     Ok(Switch::start(&SwitchConfig {
         workers,
+        tunnels,
         ..SwitchConfig::default()
     })?)
 }

@@ -8,8 +8,8 @@ use jumbo_engine::vnet::HeaderFault;
 use jumbo_ports::queue::TxFault;
 use jumbo_testkit::oracle::{VnetForm, VnetHeader, vnet_gso};
 use jumbo_testkit::virtio::{
-    AVAIL, DriverQueue, INDIRECT, Indirect, MemoryLayout, NEXT, Options, PackedDescriptor, Piece,
-    Position, SplitDescriptor, USED, VirtioNet, WRITE, feature,
+    AVAIL, DriverQueue, EventFd, INDIRECT, Indirect, MemoryLayout, NEXT, Options, PackedDescriptor,
+    Piece, Position, SplitDescriptor, USED, VirtioNet, WRITE, feature,
 };
 use jumbo_testkit::{Link, PacketBuilder, tcp_flags};
 
@@ -44,7 +44,11 @@ struct Scene {
 
 impl Scene {
     fn new(workers: usize) -> Self {
-        let rig = Rig::of(workers, 3, 1);
+        Self::with_pairs(workers, 1)
+    }
+
+    fn with_pairs(workers: usize, pairs: u16) -> Self {
+        let rig = Rig::of(workers, 3, pairs);
         let good = [1, 2].map(|port| rig.guest(port, Options::default()));
         Self {
             rig,
@@ -470,26 +474,30 @@ pub(crate) fn cases() -> Vec<Case> {
                 },
             ]
         }),
-        case("an indirect table at the end of a chain", nested, |net| {
-            let addr = buffer(net, 64);
-            let one = table(
-                net,
-                &[Evil {
-                    addr,
-                    len: 64,
-                    ..Evil::default()
-                }],
-            );
-            vec![
-                Evil {
-                    addr,
-                    len: 64,
-                    flags: NEXT,
-                    next: 1,
-                },
-                one,
-            ]
-        }),
+        // Of a split ring it is no mistake (virtio 1.3 section 2.7.5.3.2), of a packed ring it is (2.8.19).
+        Case {
+            split: false,
+            ..case("an indirect table at the end of a chain", nested, |net| {
+                let addr = buffer(net, 64);
+                let one = table(
+                    net,
+                    &[Evil {
+                        addr,
+                        len: 64,
+                        ..Evil::default()
+                    }],
+                );
+                vec![
+                    Evil {
+                        addr,
+                        len: 64,
+                        flags: NEXT,
+                        next: 1,
+                    },
+                    one,
+                ]
+            })
+        },
         split(
             "a loop in an indirect table",
             "longer than the ring",
@@ -828,7 +836,7 @@ pub(crate) fn lie(fault: HeaderFault) -> Option<Vec<u8>> {
         }
         HeaderFault::GsoTypeUnknown => gso(2, 1000),
         HeaderFault::GsoTunnelRefused => gso(vnet_gso::TCPV4 | vnet_gso::UDP_TUNNEL_IPV4, 1000),
-        HeaderFault::GsoUfoRefused => Some(right(&udp, vnet_gso::UDP, 1000)),
+        HeaderFault::GsoUfoRefused | HeaderFault::GsoUfoSize => return None,
         HeaderFault::GsoEcnNotTcp => Some(right(&udp, vnet_gso::UDP_L4 | vnet_gso::ECN, 1000)),
         HeaderFault::GsoSizeZero => gso(vnet_gso::TCPV4, 0),
         HeaderFault::GsoSizeReserved => gso(vnet_gso::TCPV4, 0xFFFF),
@@ -1048,12 +1056,120 @@ fn a_storm_of_kicks_costs_others_nothing_but_time() {
     }
 }
 
+/// How often workers woke while nothing came: they are asked so many times, and each question wakes each of them, twice
+/// at most, because what wakes them may be read after the question.
+#[track_caller]
+fn assert_asleep(rig: &Rig, workers: usize, what: &str) {
+    const ASKED: u64 = 10;
+    let before = rig.state().wakes;
+    // One that does not sleep has time to show it.
+    std::thread::sleep(std::time::Duration::from_millis(30));
+    let mut last = before;
+    for _ in 0..ASKED {
+        last = rig.state().wakes;
+    }
+    let woke = last - before;
+    assert!(
+        woke <= 2 * (ASKED + 1) * workers as u64,
+        "{what}: {woke} wakes of {workers} workers"
+    );
+}
+
+/// A kick that is readable for ever: the port stops and says so, and its worker sleeps again.
+#[test]
+fn a_kick_that_nobody_can_give_stops_its_port() {
+    for workers in [1, 2] {
+        for pairs in [1, 2] {
+            for kind in 0..2 {
+                let mut scene = Scene::with_pairs(workers, pairs);
+                let mut evil = scene.evil(Options {
+                    pairs,
+                    ..evil_options(false)
+                });
+                evil.send(0, &raw(mac(1), EVIL, 0, 60));
+                scene.good[0].recv();
+                let (reader, writer) = std::io::pipe().expect("a pipe");
+                // Without its other end one is always readable, the other always in error.
+                let kick = if kind == 0 {
+                    reader.as_fd()
+                } else {
+                    writer.as_fd()
+                };
+                let ring = 2 * u32::from(pairs) - 1;
+                let front = evil.net.front();
+                front.set_vring_kick(ring, Some(kick)).expect("taken");
+                drop((reader, writer));
+                let why = ["kick pipe is closed", "cannot be read"][kind];
+                eventually(
+                    || scene.rig.stopped(EVIL).is_some(),
+                    || "the port stops".into(),
+                );
+                let said = scene.rig.stopped(EVIL).expect("just seen");
+                let ring = format!("ring {ring}: ");
+                assert!(said.starts_with(&ring) && said.contains(why), "{said}");
+                scene.goes_on();
+                scene.rig.quiet();
+                assert_asleep(&scene.rig, workers, &said);
+                evil.net.disconnect();
+                eventually(|| scene.rig.waits(EVIL), || "the port waits".into());
+            }
+        }
+    }
+}
+
+/// What a full ring is waited for with: a pipe that is closed.
+#[test]
+fn a_closed_kick_of_a_full_ring_stops_its_port() {
+    for workers in [1, 2] {
+        let mut scene = Scene::new(workers);
+        let mut evil = scene.evil(evil_options(false));
+        evil.send(0, &raw(mac(1), EVIL, 0, 60));
+        scene.good[0].recv();
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let front = evil.net.front();
+        front
+            .set_vring_kick(0, Some(reader.as_fd()))
+            .expect("taken");
+        drop((reader, writer));
+        scene.goes_on();
+        assert_eq!(scene.rig.stopped(EVIL), None, "nobody has waited for it");
+        scene.good[0].send(0, &raw(mac(EVIL), 1, 0, 60));
+        scene.stops(evil, "ring 0: its kick pipe is closed", "a closed pipe");
+    }
+}
+
+/// Eight bytes through a pipe are as good a kick as any.
+#[test]
+fn a_pipe_kicks() {
+    for pairs in [1, 2] {
+        let mut scene = Scene::with_pairs(1, pairs);
+        let mut evil = scene.evil(Options {
+            pairs,
+            ..evil_options(false)
+        });
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let front = evil.net.front();
+        front
+            .set_vring_kick(1, Some(reader.as_fd()))
+            .expect("taken");
+        evil.net.lane(TX).kick = EventFd::from_fd(writer.into());
+        for number in 0..50 {
+            let packet = raw(mac(1), EVIL, number, 60);
+            evil.send(0, &packet);
+            assert_eq!(scene.good[0].recv().packet, packet);
+        }
+        scene.goes_on();
+        scene.rig.quiet();
+        assert_asleep(&scene.rig, 1, "a pipe");
+    }
+}
+
 /// Doorbells that are full, pipes, or pipes that nobody holds the other end of.
 #[test]
 fn strange_doorbells_harm_nobody() {
     for workers in [1, 2] {
         let mut scene = Scene::new(workers);
-        for kind in 0..4 {
+        for kind in 0..3 {
             let mut evil = scene.evil(Options {
                 auto_refill: true,
                 ..evil_options(false)
@@ -1078,22 +1194,12 @@ fn strange_doorbells_harm_nobody() {
                     .front()
                     .set_vring_call(0, Some(writer.as_fd()))
                     .expect("taken"),
-                2 => {
+                _ => {
                     evil.net
                         .front()
                         .set_vring_call(0, Some(writer.as_fd()))
                         .expect("taken");
                     drop(reader.take());
-                }
-                // Readable for ever.
-                _ => {
-                    let kick = reader.take().expect("there");
-                    evil.net
-                        .front()
-                        .set_vring_kick(1, Some(kick.as_fd()))
-                        .expect("taken");
-                    drop(kick);
-                    drop(writer);
                 }
             }
             let _ = evil.net.lane(RX).ring.enable_interrupts();

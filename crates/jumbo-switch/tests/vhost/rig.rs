@@ -8,6 +8,7 @@ use jumbo_engine::pending::Caps;
 use jumbo_ports::mem::{self, MemHandle};
 use jumbo_ports::queue::Presence;
 use jumbo_ports::vhost::{self, Notice, VhostConfig};
+use jumbo_switch::patience::Waits;
 use jumbo_switch::switch::{PortState, State, Switch, SwitchConfig};
 use jumbo_switch::topology::{Coalesce, PortId};
 use jumbo_testkit::pattern;
@@ -46,15 +47,25 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(workers: usize) -> Self {
-        let config = SwitchConfig {
+        Self::waiting(workers, Waits::default())
+    }
+
+    /// With other waits than usual for a port that is full.
+    pub(crate) fn waiting(workers: usize, waits: Waits) -> Self {
+        Self::started(&SwitchConfig {
             workers,
+            waits,
             ..SwitchConfig::default()
-        };
+        })
+    }
+
+    /// Without ports, as told.
+    pub(crate) fn started(config: &SwitchConfig) -> Self {
         Self {
-            switch: Switch::start(&config).expect("a switch starts"),
+            switch: Switch::start(config).expect("a switch starts"),
             ports: Vec::new(),
             folder: tempfile::tempdir().expect("a folder"),
-            workers,
+            workers: config.workers,
         }
     }
 

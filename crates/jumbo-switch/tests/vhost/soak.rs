@@ -378,7 +378,7 @@ impl Society {
             60..=79 => self.datagram(from, to),
             80..=97 => self.small(from, to),
             98 => self.broadcast(from),
-            _ => self.to_the_stuck(from),
+            _ => self.send_to_the_stuck(from),
         }
         self.receive();
         self.wait_for_room();
@@ -487,7 +487,7 @@ impl Society {
         self.send(from, &VnetHeader::default(), &packet);
     }
 
-    fn to_the_stuck(&mut self, from: usize) {
+    fn send_to_the_stuck(&mut self, from: usize) {
         let packet = raw(mac(STUCK), from + 1, NOBODYS, 300);
         self.send(from, &VnetHeader::default(), &packet);
     }
@@ -633,7 +633,7 @@ impl Attacker {
                 continue;
             }
             let case = &cases[turn / 4 % cases.len()];
-            let (packed, ring) = (turn % 2 == 0, [TX, RX][turn / 2 % 2]);
+            let (packed, ring) = (turn.is_multiple_of(2), [TX, RX][turn / 2 % 2]);
             let options = Options {
                 tx_len: 80_000,
                 ..evil_options(packed)

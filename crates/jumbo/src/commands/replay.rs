@@ -130,7 +130,7 @@ impl Work {
             Some(size) => Self::Segment(Box::new(Segmenting::new(
                 size,
                 args.checksum,
-                books,
+                (args.tunnels, books),
                 output,
             ))),
             None => {
@@ -139,7 +139,7 @@ impl Work {
                     args.coalesce.rules(),
                     rule,
                     args.checksum,
-                    books,
+                    (args.tunnels, books),
                     output,
                 )))
             }

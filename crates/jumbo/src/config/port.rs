@@ -32,6 +32,8 @@ pub(super) struct PortKeys {
     mode: Option<XdpMode>,
     /// Of `xdp`: what the host's own stack keeps.
     pass: Option<XdpPass>,
+    /// Of `packet`, `xdp` and `auto`: in spite of settings of the interface that damage what passes.
+    force: Option<OnOff>,
     /// A pcapng file of everything that passes the port.
     capture: Option<CaptureFile>,
     /// What goes wrong on the port, on purpose.
@@ -96,6 +98,7 @@ impl PortKeys {
             offload,
             capture: self.capture,
             fault: self.fault,
+            force: self.force.is_some_and(|on| on.0),
         })
     }
 
@@ -182,8 +185,11 @@ impl PortKeys {
             ("qdisc_bypass", self.qdisc_bypass.is_some(), "packet"),
             ("mode", self.mode.is_some(), "xdp"),
             ("pass", self.pass.is_some(), "xdp"),
+            ("force", self.force.is_some(), "packet, xdp and auto"),
         ];
-        let stranger = |(_, given, owner): &(&str, bool, &str)| *given && *owner != kind;
+        let stranger = |(_, given, owner): &(&str, bool, &str)| {
+            *given && !owner.split([',', ' ']).any(|owner| owner == kind)
+        };
         match keys.into_iter().find(stranger) {
             None => Ok(()),
             Some((key, _, owner)) => Err(CliError::usage(format!("`{key}` is of {owner} ports"))

@@ -2,13 +2,17 @@
 
 use jumbo_switch::explain::{Row, Side, Source, explain};
 use jumbo_switch::switch::PortState;
-use jumbo_switch::topology::Policy;
+use jumbo_switch::topology::{Policy, TunnelMode};
 
 use super::{capability, state};
 use crate::switch_api::{PathEnd, PathReport, PathRow};
 
 /// What happens to packets from one port, given with its name, to the other.
-pub(super) fn report(from: (&str, &PortState), to: (&str, &PortState)) -> PathReport {
+pub(super) fn report(
+    from: (&str, &PortState),
+    to: (&str, &PortState),
+    tunnels: TunnelMode,
+) -> PathReport {
     let source = Source {
         hands: from.1.info.hands,
         mtu: from.1.info.mtu,
@@ -19,7 +23,7 @@ pub(super) fn report(from: (&str, &PortState), to: (&str, &PortState)) -> PathRe
         takes: to.1.takes,
         mtu: to.1.info.mtu,
     };
-    let rows = explain(source, &policy);
+    let rows = explain(source, &policy, tunnels);
     PathReport {
         from: end(from),
         to: end(to),

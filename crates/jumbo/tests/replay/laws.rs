@@ -9,7 +9,7 @@ use etherparse::{NetSlice, SlicedPacket};
 use jumbo_testkit::{PacketBuilder, tcp_flags};
 use serde_json::Value;
 
-use crate::captures::{ETHERNET, pcap, read, segment, together};
+use crate::captures::{ETHERNET, pcap, read, segment, together, train};
 use crate::{json_of, replay, report};
 
 fn text(path: &Path) -> &str {
@@ -290,4 +290,48 @@ fn what_cannot_be_cut_is_left_whole() {
     assert_eq!(report["reasons"], reasons);
     assert_eq!(report["packets_out"], 3 + 5);
     assert_eq!(report["already_large"], 4);
+}
+
+/// A train in VXLAN, its outer IDs counting up.
+fn in_vxlan(csum: bool) -> Vec<Vec<u8>> {
+    let wrap = |(inner, id): (Vec<u8>, u16)| {
+        let body = [&[8, 0, 0, 0, 0, 0, 7, 0], &inner[..]].concat();
+        let outer = PacketBuilder::ethernet().id(id).udp(5000, 4789);
+        let outer = outer.payload(&body);
+        match csum {
+            true => outer.build(),
+            false => outer.no_checksum().build(),
+        }
+    };
+    train(9).into_iter().zip(40..).map(wrap).collect()
+}
+
+#[test]
+fn tunnels_are_looked_into_if_asked() {
+    for csum in [false, true] {
+        let packets = in_vxlan(csum);
+        let dir = tempfile::tempdir().expect("a directory");
+        let [before, merged, back] = ["before", "merged", "back"].map(|name| dir.path().join(name));
+        std::fs::write(&before, pcap(ETHERNET, &together(packets.clone()))).expect("written");
+        let out = |from: &Path, to: &Path, more: &[&str]| {
+            let args = [&[text(from), "-o", text(to), "--json"], more].concat();
+            json_of(&replay(&args), 0)
+        };
+        let shut = report(&std::fs::read(&before).expect("read"), &[]);
+        assert_eq!(shut["in_tunnels"], 0);
+        let open = out(&before, &merged, &["--tunnels"]);
+        assert_eq!(
+            (&open["in_tunnels"], &open["packets_out"]),
+            (&9.into(), &1.into())
+        );
+        // The ports inside.
+        assert_eq!(open["flows"][0]["dst_port"], 5001);
+        let whole = &read(&merged)[0].bytes;
+        jumbo_testkit::oracle::verify(jumbo_testkit::Link::Ethernet, whole).expect("outer sums");
+        let inner = &whole[50..];
+        jumbo_testkit::oracle::verify(jumbo_testkit::Link::Ethernet, inner).expect("inner sums");
+        out(&merged, &back, &["--tunnels", "--segment", "1000"]);
+        let restored: Vec<_> = read(&back).into_iter().map(|packet| packet.bytes).collect();
+        assert_eq!(restored, packets);
+    }
 }

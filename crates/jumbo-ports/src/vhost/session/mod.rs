@@ -60,6 +60,8 @@ pub struct Session {
     device: Device,
     /// Rings the data path has, in order.
     running: Vec<usize>,
+    /// They were taken from it, and it does not know yet whether they come back.
+    is_paused: bool,
     /// What SET_VRING_BASE said; how it is read depends on a feature.
     bases: Vec<Option<u32>>,
     /// Whether positions are those of packed rings. A reset takes the feature back, and QEMU 7.2 resets (status 0)
@@ -85,6 +87,7 @@ impl Session {
             config: offer.config(),
             device,
             running: Vec::new(),
+            is_paused: false,
             bases: vec![None; rings],
             has_packed_positions: false,
             backend_req: None,
@@ -95,6 +98,11 @@ impl Session {
     /// What the front end has said.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// The features that are offered.
+    pub fn offered(&self) -> u64 {
+        self.offer.features
     }
 
     /// Whether the data path has rings.
@@ -118,7 +126,9 @@ impl Session {
     ) -> Result<Handled, VhostError> {
         let (request, need_reply) = (message.request, message.need_reply);
         self.admit(&message)?;
-        let (reply, refusal) = match self.dispatch(message, data_path)? {
+        let answer = self.dispatch(message, data_path);
+        self.rest(data_path);
+        let (reply, refusal) = match answer? {
             Answer::Reply(payload, fd) => {
                 let reply = Reply {
                     request,
@@ -144,6 +154,7 @@ impl Session {
     /// The connection is over: the data path gives everything back.
     pub fn close(mut self, data_path: &mut impl DataPath) {
         self.pause(data_path);
+        self.rest(data_path);
     }
 
     /// "VHOST_USER_PROTOCOL_F_REPLY_ACK".
@@ -445,10 +456,18 @@ impl Session {
             return;
         }
         self.running.clear();
+        self.is_paused = true;
         for (index, position) in data_path.quiesce() {
             if let Some(ring) = self.device.rings.get_mut(index) {
                 ring.position = position;
             }
+        }
+    }
+
+    /// What was taken from the data path and not given back stays with us.
+    fn rest(&mut self, data_path: &mut impl DataPath) {
+        if std::mem::take(&mut self.is_paused) {
+            data_path.rest();
         }
     }
 
@@ -472,6 +491,7 @@ impl Session {
             .resume(&self.device)
             .map_err(|source| VhostError::Resume { request, source })?;
         self.running = live;
+        self.is_paused = false;
         Ok(())
     }
 }

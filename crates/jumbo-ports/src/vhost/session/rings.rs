@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustix::fs::{FileType, OFlags};
 
+use super::super::kick;
 use super::super::message::{Message, NO_FD, RING_FLAG_LOG, Request, VringAddr, VringState};
 use super::super::{
     DataPath, Device, Position, RING_SIZE_MAX, RingState, VhostError, device::ring_parts,
@@ -149,9 +150,10 @@ impl Session {
     ) -> Result<(), VhostError> {
         let request = message.request;
         let (index, kick) = self.event_of(message)?;
-        if kick.is_none() {
+        let Some(event) = &kick else {
             return Err(VhostError::PollingWanted { request, index });
-        }
+        };
+        check_kick(request, event)?;
         self.describe_ring(
             request,
             index,
@@ -295,6 +297,16 @@ pub(super) fn make_event(request: Request, fd: &OwnedFd) -> Result<(), VhostErro
         Ok(false) => Err(VhostError::NotAnEvent(request)),
         Err(source) => Err(VhostError::System { request, source }),
     }
+}
+
+/// What can be readable for ever would keep a worker busy. Of a pipe that shows when it is read.
+fn check_kick(request: Request, fd: &OwnedFd) -> Result<(), VhostError> {
+    let system = |source| VhostError::System { request, source };
+    let stat = rustix::fs::fstat(fd).map_err(|errno| system(errno.into()))?;
+    if stat.st_mode & TYPE_MASK != 0 || kick::counts(fd).map_err(system)? {
+        return Ok(());
+    }
+    Err(VhostError::NotACounter(request))
 }
 
 /// Makes reading and writing not block; false for what is no event. A worker reads and writes it, so anything whose

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
+use rustix::io::Errno;
 
 use super::buf::{Buf, Prefix, fill};
 use super::dirty::DirtyLog;
@@ -61,6 +62,12 @@ pub(in crate::vhost) enum RingFault {
     /// A ring of a size the specification does not allow.
     #[error("a ring of {0} entries")]
     RingSize(u16),
+    /// The kick descriptor is a pipe whose other end is closed: nobody can ever kick.
+    #[error("its kick pipe is closed at the other end")]
+    KickClosed,
+    /// The kick descriptor cannot be read: the other end of a pipe, or no event at all.
+    #[error("its kick descriptor cannot be read: {0}")]
+    KickUnreadable(Errno),
 }
 
 /// Which way a ring's buffers go.
@@ -84,12 +91,12 @@ impl Chain {
     }
 
     #[inline]
-    pub(super) fn id(self) -> u16 {
+    pub(in crate::vhost) fn id(self) -> u16 {
         self.0 as u16
     }
 
     #[inline]
-    pub(super) fn count(self) -> u16 {
+    pub(in crate::vhost) fn count(self) -> u16 {
         (self.0 >> 16) as u16
     }
 }
@@ -187,6 +194,15 @@ impl Vring {
         }
     }
 
+    /// Whether there is another chain, or the guest says so.
+    #[inline]
+    pub(in crate::vhost) fn has_more(&self) -> bool {
+        match &self.kind {
+            Kind::Split(split) => split.has_more(),
+            Kind::Packed(packed) => packed.is_available(),
+        }
+    }
+
     /// Where the next chain will be taken.
     #[inline]
     pub(in crate::vhost) fn mark(&self) -> Mark {
@@ -212,6 +228,16 @@ impl Vring {
         match &mut self.kind {
             Kind::Split(split) => split.give_back(&self.walk, chain, written),
             Kind::Packed(packed) => packed.give_back(&self.walk, chain, written),
+        }
+    }
+
+    /// Gives chains back that were read from, in the order taken.
+    #[inline]
+    pub(in crate::vhost) fn give_back_unwritten(&mut self, chains: &mut Vec<Chain>) {
+        let walk = &self.walk;
+        match &mut self.kind {
+            Kind::Split(split) => chains.drain(..).for_each(|c| split.give_back(walk, c, 0)),
+            Kind::Packed(packed) => chains.drain(..).for_each(|c| packed.give_back(walk, c, 0)),
         }
     }
 

@@ -1,6 +1,6 @@
 //! A captured packet into the engine's arena: missing bytes, checksum states.
 
-use jumbo_engine::arena::{Arena, HEAD_WANTED, Memory, PacketId, Pieces, sum_pieces};
+use jumbo_engine::arena::{Arena, HEAD_WANTED_TUNNELS, Memory, PacketId, Pieces, sum_pieces};
 use jumbo_engine::checksum::{Sum, pseudo_v4, pseudo_v6};
 use jumbo_engine::packet::{Frag, Link, Net, Packet, Transport};
 use jumbo_engine::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Opaque, PROTOCOL_TCP, PROTOCOL_UDP};
@@ -12,6 +12,8 @@ use crate::args::ChecksumMode;
 /// VIRTIO_NET_HDR_F_NEEDS_CSUM and _DATA_VALID (virtio 1.3 section 5.1.6): how the engine is told.
 const NEEDS_CSUM: u8 = 1;
 const DATA_VALID: u8 = 2;
+/// VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM: the outer checksum of a tunnel is meant as well.
+const TUNNEL_CSUM: u8 = 8;
 
 /// Bytes the capture does not have are said to be here, where no buffer reaches. The packet's own place is kept
 /// above the bits its length can fill, so that no two of them look like neighbours.
@@ -59,7 +61,7 @@ pub(crate) fn admit(
     memory: &impl Memory,
 ) -> Result<Loaded, Why> {
     let trusted = VnetHeader {
-        flags: DATA_VALID,
+        flags: DATA_VALID | TUNNEL_CSUM,
         ..VnetHeader::default()
     };
     let header = (mode == ChecksumMode::Trust).then_some(&trusted);
@@ -90,8 +92,8 @@ fn load(arena: &mut Arena, input: Input<'_>, header: Option<&VnetHeader>) -> Res
     let missing = Frag::new(MISSING | input.at << MISSING_SHIFT, input.missing_len);
     let body = [captured, missing];
     let body = &body[..if input.missing_len == 0 { 1 } else { 2 }];
-    let mut padded = [0; HEAD_WANTED];
-    let head = if input.missing_len > 0 && input.bytes.len() < HEAD_WANTED {
+    let mut padded = [0; HEAD_WANTED_TUNNELS];
+    let head = if input.missing_len > 0 && input.bytes.len() < HEAD_WANTED_TUNNELS {
         // Zeros stand for what is missing; `headers_needed` finds out whether any was relied on.
         padded[..input.bytes.len()].copy_from_slice(input.bytes);
         &padded
@@ -125,7 +127,7 @@ fn headers_needed(packet: &Packet) -> usize {
         (Transport::None, PROTOCOL_UDP) => 8,
         _ => usize::from(layers.l4_len),
     };
-    link_len + l3_len + l4_len
+    packet.outer_header().len() + link_len + l3_len + l4_len
 }
 
 fn link_ethertype(packet: &Packet) -> Option<u16> {
@@ -189,7 +191,8 @@ fn is_bare(packet: &Packet) -> bool {
 
 fn needs_csum(packet: &Packet) -> VnetHeader {
     let layers = packet.layers();
-    let start = usize::from(layers.l2_len) + packet.tags().len_bytes() + usize::from(layers.l3_len);
+    let before = packet.outer_header().len() + packet.tags().len_bytes();
+    let start = before + usize::from(layers.l2_len) + usize::from(layers.l3_len);
     VnetHeader {
         flags: NEEDS_CSUM,
         csum_start: start as u16,

@@ -327,6 +327,7 @@ pub(crate) struct Books {
     pub(crate) cut_packets: u64,
     /// Packets whose checksum was a bare pseudo-header sum.
     pub(crate) checksum_pending: u64,
+    pub(crate) in_tunnels: u64,
     pub(crate) bursts: u64,
     /// Bursts that were ended because the buffer was full.
     pub(crate) buffer_full: u64,
@@ -357,6 +358,7 @@ impl Books {
             already_large: 0,
             cut_packets: 0,
             checksum_pending: 0,
+            in_tunnels: 0,
             bursts: 0,
             buffer_full: 0,
             merged: Tallies::new(),

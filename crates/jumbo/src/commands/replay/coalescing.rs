@@ -112,14 +112,16 @@ impl Coalescing {
         rules: &Rules,
         rule: BurstRule,
         mode: ChecksumMode,
-        books: Books,
+        (follow_tunnels, books): (bool, Books),
         output: Option<Output>,
     ) -> Self {
         let packets = rule.packets.min(rule.packets_max);
         let flows = packets.min(FLOWS_HELD_MAX);
+        // Held flows, what ended and waits to be taken, and the packet being looked at.
+        let mut arena = Arena::new(2 * flows + 8, FRAGS_PER_PACKET * packets + 8);
+        arena.follow_tunnels(follow_tunnels);
         Self {
-            // Held flows, what ended and waits to be taken, and the packet being looked at.
-            arena: Arena::new(2 * flows + 8, FRAGS_PER_PACKET * packets + 8),
+            arena,
             // A fixed seed: the same capture gives the same result, and nobody is listening.
             coalescer: Coalescer::new(rules, flows, 0x6a75_6d62_6f00_0001),
             kernels: Kernels::detect(),
@@ -204,6 +206,7 @@ impl Coalescing {
         self.books.came(flow, came);
         self.books.checksum_pending += u64::from(pending);
         self.books.already_large += u64::from(super::is_large(packet));
+        self.books.in_tunnels += u64::from(packet.is_in_tunnel());
         let kept = self.output.is_some();
         let bytes = if kept {
             &self.buffer.bytes

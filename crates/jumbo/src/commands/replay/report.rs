@@ -51,6 +51,8 @@ pub(crate) struct Report {
     pub(crate) cut_packets: u64,
     /// Packets whose checksum was a bare pseudo-header sum.
     pub(crate) checksum_pending: u64,
+    /// Packets in a tunnel that was looked into; their flows are those inside.
+    pub(crate) in_tunnels: u64,
     /// Each packet out (when segmenting: in) once, by the name of what decided over it.
     pub(crate) reasons: BTreeMap<&'static str, u64>,
     /// Why super-packets ended; when segmenting, `segmented`.
@@ -152,6 +154,7 @@ impl Report {
             already_large: books.already_large,
             cut_packets: books.cut_packets,
             checksum_pending: books.checksum_pending,
+            in_tunnels: books.in_tunnels,
             reasons: reasons(segmenting, books),
             super_packet_reasons: counts(&books.merged),
             single_reasons: counts(&books.single),

@@ -30,9 +30,16 @@ pub(crate) struct Segmenting {
 }
 
 impl Segmenting {
-    pub(crate) fn new(size: u16, mode: ChecksumMode, books: Books, output: Option<Output>) -> Self {
+    pub(crate) fn new(
+        size: u16,
+        mode: ChecksumMode,
+        (follow_tunnels, books): (bool, Books),
+        output: Option<Output>,
+    ) -> Self {
+        let mut arena = Arena::new(2, 8);
+        arena.follow_tunnels(follow_tunnels);
         Self {
-            arena: Arena::new(2, 8),
+            arena,
             kernels: Kernels::detect(),
             mode,
             size,
@@ -73,6 +80,7 @@ impl Segmenting {
         self.books.came(flow, came);
         self.books.checksum_pending += u64::from(loaded.pending);
         self.books.already_large += u64::from(super::is_large(packet));
+        self.books.in_tunnels += u64::from(packet.is_in_tunnel());
         let payload = self.arena.payload(loaded.id);
         let sum = || match packet.pending().csum {
             Csum::Unverified => checksum(packet, payload, &memory),
@@ -169,6 +177,9 @@ fn gso_of(packet: &Packet, size: u16, sum: impl FnOnce() -> Checksum) -> Result<
         (Checksum::Unknown, _) => return Err(Why::Own(Own::PayloadCut)),
         (Checksum::Wrong, GsoKind::Udp) => return Err(Why::Alone(Alone::UdpChecksum)),
         (Checksum::Wrong, _) => return Err(Why::Alone(Alone::TcpChecksum)),
+    }
+    if !packet.outer_is_sound() {
+        return Err(Why::Alone(Alone::TunnelChecksum));
     }
     Ok(Gso {
         kind,

@@ -10,7 +10,7 @@ use crate::args::{Burst, ChecksumMode, Cli, Command};
 
 /// The sample through a coalescing replay of its own.
 fn coalesced(rule: BurstRule, books: Books) -> Books {
-    let mut work = Coalescing::new(&GRO, rule, ChecksumMode::Auto, books, None);
+    let mut work = Coalescing::new(&GRO, rule, ChecksumMode::Auto, (false, books), None);
     let bytes = Cursor::new(sample::capture());
     let mut reader = CaptureReader::from_read("sample", bytes, None).expect("a capture");
     while let Some(record) = reader.next_record() {
@@ -251,4 +251,19 @@ fn count(mut reader: CaptureReader) -> u64 {
         packets += 1;
     }
     packets
+}
+
+/// A reason of the replay's own is a key of what a test of the command expects.
+#[test]
+fn every_reason_of_the_replay_is_shown_by_a_test() {
+    use jumbo_engine::reason::Reason as _;
+    let sources = [
+        include_str!("../../../tests/replay/formats.rs"),
+        include_str!("../../../tests/replay/laws.rs"),
+        include_str!("../../../tests/replay/sample.rs"),
+    ];
+    for reason in books::Own::ALL {
+        let key = format!("\"{}\":", reason.name());
+        assert!(sources.iter().any(|source| source.contains(&key)), "{key}");
+    }
 }
