@@ -171,8 +171,23 @@ impl Plane {
         }
     }
 
-    /// Learns where the packet came from and finds where it goes.
+    /// Learns where the packet came from and finds where it goes: mostly where the one
+    /// before it went.
     fn forward(&mut self, id: PacketId, from: PortId, now_s: u32) -> Destination {
+        let ends = forward::ends(self.burst.arena.packet(id));
+        let last = ends.and_then(|(source, to)| self.fdb.same_way((source, from), to, now_s));
+        if let Some(port) = last {
+            return Destination::Port(port);
+        }
+        let destination = self.learn_and_find(id, from, now_s);
+        if let (Some((source, to)), Destination::Port(port)) = (ends, destination) {
+            self.fdb.note_way((source, from), to, now_s, port);
+        }
+        destination
+    }
+
+    #[inline(never)]
+    fn learn_and_find(&mut self, id: PacketId, from: PortId, now_s: u32) -> Destination {
         let source = match forward::source(self.burst.arena.packet(id)) {
             Ok(source) => source,
             Err(Stay::NoEthernet) => return self.point_to_point(from),
@@ -262,6 +277,11 @@ impl Plane {
             if let Some(slot) = self.topology.get_mut(port) {
                 slot.sent = false;
                 slot.queue.publish();
+                if let Some((fault, packets)) = slot.queue.lost() {
+                    slot.counters.tx_faults.count_many(fault, packets.into());
+                    self.books.sent -= u64::from(packets);
+                    self.books.dropped += u64::from(packets);
+                }
             }
         }
     }

@@ -20,6 +20,7 @@ fn from_text(text: &str) -> Result<RunConfig, CliError> {
         workers: file.workers,
         socket: file.socket,
         fdb_age: file.fdb_age_s.unwrap_or_default(),
+        spin: file.spin,
         tunnels: file.tunnels.unwrap_or_default(),
     })
 }
@@ -45,6 +46,29 @@ fn a_bare_port_gets_the_defaults() {
         (None, None, 300)
     );
     assert_eq!(config.tunnels.0, TunnelMode::Whole);
+}
+
+#[test]
+fn spin_is_a_time_with_a_bound_or_off() {
+    let us = |text: &str| {
+        text.parse()
+            .map(|spin: values::Spin| spin.get().as_micros())
+    };
+    for (text, time) in [("off", 0), ("0us", 0), ("50us", 50), ("1000us", 1000)] {
+        assert_eq!(us(text), Ok(time));
+    }
+    for bad in ["50", "1001us", "1ms", "-1us", "us", "on", ""] {
+        assert!(
+            us(bad)
+                .expect_err(bad)
+                .contains("give off or 0us to 1000us")
+        );
+    }
+    let file = from_text("spin = \"20us\"\n[[port]]\ntap = \"a\"\n").expect("valid");
+    assert_eq!(file.spin, Some("20us".parse().expect("valid")));
+    assert_eq!(from_specs(&["tap:a"]).expect("valid").spin, None);
+    let usual = |cpus| values::Spin::usual(cpus).get().as_micros();
+    assert_eq!([1, 2, 7, 8, 64].map(usual), [0, 0, 0, 50, 50]);
 }
 
 #[test]
