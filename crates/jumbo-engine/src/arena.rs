@@ -189,6 +189,43 @@ impl Arena {
         })
     }
 
+    /// Takes in a packet that lies in one piece, if it is like nearly all: Ethernet without
+    /// tags, IP without options, TCP or UDP, no super-packet. Otherwise `None`, and nothing has happened:
+    /// [`Arena::admit`] says what it is.
+    ///
+    /// `fill` writes the packet's first bytes, as many as it has, right where they stay, with
+    /// zeros behind them. A second call of it may write others; those count then.
+    #[inline]
+    pub fn admit_plain(
+        &mut self,
+        whole: Frag,
+        vnet: Option<(&VnetHeader, Trust)>,
+        fill: impl FnOnce(&mut [u8; HEADER_ROOM]),
+    ) -> Option<PacketId> {
+        let total_len = whole.len as usize;
+        let gso = vnet.is_some_and(|(header, _)| header.is_gso());
+        if gso || total_len > PACKET_LEN_MAX || self.free_frags() == 0 {
+            return None;
+        }
+        let slot = *self.free.last()?;
+        let packet = &mut self.packets[slot as usize];
+        fill(&mut packet.bytes);
+        if !parse::load_plain(packet, total_len)
+            || self.follows_tunnels && tunnel::suspected(packet)
+        {
+            return None;
+        }
+        if let Some((header, trust)) = vnet {
+            vnet::translate(packet, header, trust, total_len).ok()?;
+            packet.trusted = trust == Trust::Kernel;
+        }
+        let (skip, keep) = (packet.inner_header_len(), packet.payload_len);
+        let chain = self.note_one(&whole, skip, keep);
+        self.packets[slot as usize].chain = chain;
+        self.free.pop();
+        Some(PacketId(slot))
+    }
+
     /// Notes `keep` bytes of `body` from byte `skip` on as a chain.
     #[inline]
     fn note(&mut self, body: &[Frag], mut skip: usize, keep: u32) -> Chain {

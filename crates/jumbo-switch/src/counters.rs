@@ -36,6 +36,10 @@ pub struct PortCounters {
     pub rsc: RscStats,
     /// Times a packet waited for it to make room.
     pub waits: u64,
+    /// Stations that its other end announced here, each told to everybody behind the other ports.
+    pub announced: u64,
+    /// Announcements that came too fast and were kept to ourselves.
+    pub unannounced: u64,
 }
 
 impl PortCounters {
@@ -61,13 +65,15 @@ impl PortCounters {
         self.lossy_segmented += other.lossy_segmented;
         self.rsc.add(&other.rsc);
         self.waits += other.waits;
+        self.announced += other.announced;
+        self.unannounced += other.unannounced;
     }
 }
 
 /// Law L6: no packet is lost without a reason, none appears from nowhere.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Books {
-    /// Taken from ports, refused ones included.
+    /// Taken from ports, refused ones included, and made here to announce a station.
     pub received: u64,
     /// Segments beyond the first of each super-packet that was segmented.
     pub made_by_segmentation: u64,

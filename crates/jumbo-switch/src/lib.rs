@@ -24,3 +24,5 @@ pub mod explain;
 pub mod counters;
 pub mod switch;
 mod sys;
+#[doc(hidden)]
+pub mod fuzz_bodies;

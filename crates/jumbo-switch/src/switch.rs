@@ -193,8 +193,16 @@ impl Workers for Reach {
     }
 
     fn announce(&mut self, station: [u8; 6]) {
+        // Nobody's own address.
+        if station[0] & 1 != 0 || station == [0; 6] {
+            return;
+        }
         for mailbox in &self.mailboxes {
             mailbox.send(Message::Learn(Station::untagged(station), self.port));
+        }
+        // Each has a queue of every port: one of them tells the others' ports.
+        if let Some(first) = self.mailboxes.first() {
+            first.send(Message::Announce(station, self.port));
         }
     }
 }

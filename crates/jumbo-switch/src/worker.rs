@@ -54,6 +54,8 @@ const MAILBOX_EVENT: u64 = u64::MAX;
 pub(crate) enum Message {
     /// Another worker saw a station.
     Learn(Station, PortId),
+    /// A port's other end says that a station is here now.
+    Announce([u8; 6], PortId),
     /// Here is your queue of a new port.
     Add(Box<Slot>),
     /// A port's device went away: another worker noticed.
@@ -455,6 +457,10 @@ impl Worker {
         while let Ok(message) = self.mailbox.try_recv() {
             match message {
                 Message::Learn(station, port) => self.plane.hear(station, port, now_s),
+                Message::Announce(mac, port) => {
+                    self.plane.announce(mac, port, now_s);
+                    self.teach();
+                }
                 Message::Add(slot) => self.add(*slot),
                 Message::Remove(port) => self.remove(port),
                 Message::Lose(port) if self.plane.topology.get(port).is_none() => {}

@@ -45,7 +45,7 @@ use crate::arena::{Arena, Memory, PacketId};
 use crate::packet::{Net, Packet, Transport};
 use crate::pending::Csum;
 use crate::reason::Counts;
-use crate::superpacket;
+use crate::superpacket::{self, L3_TOTAL_BIG_MAX, L3_TOTAL_MAX};
 use crate::tunnel::{self, Difference, Tunnels};
 use judge::{Ends, Verdict};
 use merge::{Moved, complete_aggregate};
@@ -76,10 +76,29 @@ pub struct Towards {
     /// Longest network packet that may leave there, header included, in bytes;
     /// the table has a limit of its own.
     pub l3_total_max: u32,
+    /// The same for TCP outside of tunnels, where more than 65535 bytes can be told (BIG TCP); 0
+    /// where they cannot. Only a lossless table that reaches 65535 goes beyond.
+    pub big_l3_total_max: u32,
     /// Tunnels in which packets may be merged. What the port does not take whole
     /// would be segmented again on its way out: work for nothing, so it is not
     /// merged in the first place.
     pub tunnels: Tunnels,
+}
+
+impl Towards {
+    /// The longest network packet there that begins with this one.
+    fn longest(&self, rules: &Rules, packet: &Packet) -> u32 {
+        let limit = self.l3_total_max.min(rules.l3_total_max as u32);
+        let may_be_big = self.big_l3_total_max != 0
+            && rules.lossless
+            && rules.l3_total_max == L3_TOTAL_MAX
+            && packet.layers.transport == Transport::Tcp
+            && !packet.tunnel.is_some();
+        match may_be_big {
+            true => limit.max(self.big_l3_total_max.min(L3_TOTAL_BIG_MAX as u32)),
+            false => limit,
+        }
+    }
 }
 
 impl From<u32> for Towards {
@@ -88,6 +107,7 @@ impl From<u32> for Towards {
             out,
             personality: 0,
             l3_total_max: u32::MAX,
+            big_l3_total_max: 0,
             tunnels: Tunnels::All,
         }
     }
@@ -352,7 +372,7 @@ impl Coalescer {
         let towards = towards.into();
         let index = usize::from(towards.personality).min(self.personalities.len() - 1);
         let rules = &self.personalities[index];
-        let l3_total_max = towards.l3_total_max.min(rules.l3_total_max as u32);
+        let l3_total_max = towards.longest(rules, arena.packet(id));
         // What the port does not take needs no look at its payload. Else a wrong checksum
         // says more than any rule that the packet meets besides.
         let may = if towards.tunnels.take(&arena.packet(id).tunnel) {

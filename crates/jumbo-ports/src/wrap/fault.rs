@@ -147,6 +147,8 @@ pub fn wrap(mut port: Port, faults: Faults) -> Result<Port, Errno> {
 }
 
 fn with_faults(mut info: PortInfo, faults: Faults) -> PortInfo {
+    // What is held up is held in a buffer of the usual size.
+    info.takes = info.takes.with_big_tcp(false, false);
     if faults.corrupt_ppm == 0 {
         return info;
     }
@@ -438,6 +440,10 @@ impl Queue for Faulty {
 
     fn publish(&mut self) {
         self.inner.publish();
+    }
+
+    fn lost(&mut self) -> Option<(TxFault, u32)> {
+        self.inner.lost()
     }
 
     fn release(&mut self) {

@@ -10,3 +10,5 @@ mod offload;
 mod rig;
 mod rings;
 mod spin;
+mod soak;
+mod ufo;

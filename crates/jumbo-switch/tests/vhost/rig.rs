@@ -260,7 +260,7 @@ pub(crate) fn raw(to: [u8; 6], n: usize, number: u64, len: usize) -> Vec<u8> {
 }
 
 /// Bytes of the pattern, without computing each again.
-fn body(start: usize, len: usize) -> &'static [u8] {
+pub(crate) fn body(start: usize, len: usize) -> &'static [u8] {
     use std::sync::LazyLock;
     static ALL: LazyLock<Vec<u8>> = LazyLock::new(|| pattern(0, 1 << 17));
     &ALL[start..start + len]

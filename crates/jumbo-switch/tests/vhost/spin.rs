@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jumbo_switch::switch::SwitchConfig;
 use jumbo_testkit::virtio::Options;
 
-use crate::rig::{Guest, Rig, acquaint, mac, raw};
+use crate::rig::{Rig, acquaint, mac, raw};
 
 /// Long enough for a busy machine to be looking when some packets come, and asleep when others do.
 const SPIN: Duration = Duration::from_millis(2);
@@ -37,12 +37,12 @@ fn pause(number: u64) {
 fn no_packet_is_left_whether_the_worker_looks_or_sleeps() {
     for (workers, packed, event_idx) in [(1, false, true), (2, true, true), (1, true, false)] {
         let rig = rig(workers);
-        let options = Options {
+        let options = || Options {
             packed,
             event_idx,
             ..Options::default()
         };
-        let mut guests: [Guest; 2] = [rig.guest(0, options), rig.guest(1, options)];
+        let mut guests = [0, 1].map(|port| rig.guest(port, options()));
         acquaint(&rig, &mut guests);
         for number in 0..400 {
             let from = (number % 3 == 0) as usize;
