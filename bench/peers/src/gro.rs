@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use jumbo_engine::arena::{HEAD_WANTED, Memory, Pieces};
-use jumbo_engine::coalesce::{Received, Taken};
+use jumbo_engine::coalesce::Received;
 use jumbo_engine::prelude::*;
 use jumbo_engine::stage::{Stage, StagedMemory};
 use tun_rs::GROTable;
@@ -114,28 +114,26 @@ fn coalesce(
     let mut index = span.first;
     while index < end {
         let stop = (index + span.flush).min(end);
-        for index in index..stop {
+        let burst = (index..stop).map(|index| {
             if span.ahead > 0 && index + span.ahead < end {
                 sys::prefetch(pool.packet(index + span.ahead));
             }
             let bytes = pool.packet(index);
-            let head = bytes.get(..HEAD_WANTED).unwrap_or(bytes);
-            let received = Received {
+            Received {
                 link: Link::Ethernet,
-                head,
-                body: &[pool.frag(index)],
+                head: bytes.get(..HEAD_WANTED).unwrap_or(bytes),
+                body: pool.body(index),
                 vnet: vnet.map(|header| (header, Trust::Guest)),
                 origin: 0,
-            };
-            let taken = gro.take(arena, &received, memory);
-            let Taken::Admitted(packet, offer) = taken.expect("a sound packet") else {
-                continue;
-            };
+            }
+        });
+        gro.take_all(arena, burst, memory, |gro, arena, _, taken| {
+            let (packet, offer) = taken.expect("a sound packet");
             match offer {
                 Offer::Hold(slot) if gro.hold(arena, packet.id, slot, 0, memory).is_ok() => {}
                 _ => gro.ready().push(Ready::alone(packet.id, 0)),
             }
-        }
+        });
         gro.flush(arena, End::BurstEnd);
         left += gro.ready().len();
         for ready in gro.ready().drain(..) {

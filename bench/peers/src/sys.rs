@@ -70,6 +70,8 @@ pub(crate) fn dpdk_version() -> String {
 pub(crate) struct Pool {
     places: Vec<*mut u8>,
     lens: Vec<usize>,
+    /// The same as the engine names it.
+    frags: Vec<Frag>,
 }
 
 impl Pool {
@@ -86,6 +88,7 @@ impl Pool {
         Ok(Self {
             places: Vec::with_capacity(packets),
             lens: Vec::with_capacity(packets),
+            frags: Vec::with_capacity(packets),
         })
     }
 
@@ -102,6 +105,7 @@ impl Pool {
         }
         self.places.push(place);
         self.lens.push(bytes.len());
+        self.frags.push(Frag::new(place as u64, bytes.len() as u32));
         Ok(())
     }
 
@@ -119,8 +123,8 @@ impl Pool {
 
     /// Where the packet lies; [`PoolMemory`] understands it.
     #[inline(always)]
-    pub(crate) fn frag(&self, index: usize) -> Frag {
-        Frag::new(self.places[index] as u64, self.lens[index] as u32)
+    pub(crate) fn body(&self, index: usize) -> &[Frag] {
+        std::slice::from_ref(&self.frags[index])
     }
 
     /// Makes packets what they were before an engine merged them.
@@ -193,7 +197,7 @@ impl<'a> PoolMemory<'a> {
 
     #[inline(always)]
     pub(crate) fn bytes(&self, frag: Frag) -> &'a [u8] {
-        // SAFETY: all frags of this bench come from `Pool::frag`, so the range is in a packet; the pool is
+        // SAFETY: all frags of this bench come from `Pool::body`, so the range is in a packet; the pool is
         // borrowed as long as the slice.
         unsafe { std::slice::from_raw_parts(frag.at as *const u8, frag.len as usize) }
     }

@@ -43,6 +43,24 @@ pub struct Arena {
     fragments_key: u32,
 }
 
+/// The end of a packet's payload, while pieces are put behind it.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Growth {
+    tail: u32,
+    used: usize,
+    /// Where the payload ends, in the caller's terms.
+    pub(crate) end: u64,
+}
+
+impl Growth {
+    /// No packet's.
+    pub(crate) const NONE: Self = Self {
+        tail: NIL,
+        used: 0,
+        end: 0,
+    };
+}
+
 /// A packet was admitted.
 #[derive(Copy, Clone, Debug)]
 pub struct Admitted {
@@ -172,6 +190,43 @@ impl Arena {
         })
     }
 
+    /// Takes in a packet that lies in one piece, if it is like nearly all: Ethernet without
+    /// tags, IP without options, TCP or UDP, no super-packet. Otherwise `None`, and nothing has happened:
+    /// [`Arena::admit`] says what it is.
+    ///
+    /// `fill` writes the packet's first bytes, as many as it has, right where they stay, with
+    /// zeros behind them. A second call of it may write others; those count then.
+    #[inline]
+    pub fn admit_plain(
+        &mut self,
+        whole: Frag,
+        vnet: Option<(&VnetHeader, Trust)>,
+        fill: impl FnOnce(&mut [u8; HEADER_ROOM]),
+    ) -> Option<PacketId> {
+        let total_len = whole.len as usize;
+        let gso = vnet.is_some_and(|(header, _)| header.is_gso());
+        if gso || total_len > PACKET_LEN_MAX || self.free_frags() == 0 {
+            return None;
+        }
+        let slot = *self.free.last()?;
+        let packet = &mut self.packets[slot as usize];
+        fill(&mut packet.bytes);
+        if !parse::load_plain(packet, total_len)
+            || self.follows_tunnels && tunnel::suspected(packet)
+        {
+            return None;
+        }
+        if let Some((header, trust)) = vnet {
+            vnet::translate(packet, header, trust, total_len).ok()?;
+            packet.trusted = trust == Trust::Kernel;
+        }
+        let (skip, keep) = (packet.inner_header_len(), packet.payload_len);
+        let chain = self.note_one(&whole, skip, keep);
+        self.packets[slot as usize].chain = chain;
+        self.free.pop();
+        Some(PacketId(slot))
+    }
+
     /// Notes `keep` bytes of `body` from byte `skip` on as a chain.
     #[inline]
     fn note(&mut self, body: &[Frag], mut skip: usize, keep: u32) -> Chain {
@@ -272,10 +327,13 @@ impl Arena {
         }
     }
 
-    /// Whether a packet in one piece could be admitted.
+    /// How many packets in one piece could be admitted and absorbed, after what has grown.
     #[inline(always)]
-    pub(crate) fn has_room(&self) -> bool {
-        !self.free.is_empty() && self.frags_used < self.frags.len()
+    pub(crate) fn room(&self, growth: &Growth) -> u32 {
+        match self.free.is_empty() {
+            true => 0,
+            false => (self.frags.len() - growth.used) as u32,
+        }
     }
 
     /// The packet's payload, if it lies in one piece.
@@ -295,30 +353,52 @@ impl Arena {
         }
     }
 
-    /// Where the payload of a packet ends, in the caller's terms.
+    /// Where the payload of a packet ends, in the caller's terms; of one without, anywhere.
     #[inline(always)]
-    pub(crate) fn payload_end(&self, id: PacketId) -> Option<u64> {
-        let last = self.frags.get(self.packet(id).chain.tail as usize)?;
-        Some(last.at.wrapping_add(u64::from(last.len)))
+    pub(crate) fn payload_end(&self, id: PacketId) -> u64 {
+        let last = self.frags.get(self.packet(id).chain.tail as usize);
+        last.map_or(0, |last| last.at.wrapping_add(u64::from(last.len)))
     }
 
-    /// Puts one piece behind the payload of a packet that has some; there must be room.
+    /// Where more payload of a packet would go.
     #[inline(always)]
-    pub(crate) fn append(&mut self, onto: PacketId, frag: Frag) {
-        let index = self.frags_used as u32;
-        let head = &mut self.packets[onto.0 as usize];
-        head.payload_len += frag.len;
-        let Some(last) = self.frags.get_mut(head.chain.tail as usize) else {
+    pub(crate) fn growth(&self, id: PacketId) -> Growth {
+        Growth {
+            tail: self.packet(id).chain.tail,
+            used: self.frags_used,
+            end: self.payload_end(id),
+        }
+    }
+
+    /// Puts a piece there, and moves on; there must be [`Arena::room`].
+    #[inline(always)]
+    pub(crate) fn append(&mut self, growth: &mut Growth, frag: Frag) {
+        let Some(last) = self.frags.get_mut(growth.tail as usize) else {
             debug_assert!(false, "onto a packet without payload");
             return;
         };
-        if last.at.wrapping_add(u64::from(last.len)) == frag.at {
+        if growth.end == frag.at {
             last.len += frag.len;
-            return;
+        } else {
+            last.next = growth.used as u32;
+            let Some(place) = self.frags.get_mut(growth.used) else {
+                debug_assert!(false, "no room");
+                return;
+            };
+            *place = frag;
+            growth.tail = growth.used as u32;
+            growth.used += 1;
         }
-        last.next = index;
-        head.chain.tail = index;
-        self.push(frag);
+        growth.end = frag.at.wrapping_add(u64::from(frag.len));
+    }
+
+    /// The packet has grown so far, by `payload_len` bytes.
+    #[inline(always)]
+    pub(crate) fn grown(&mut self, id: PacketId, growth: &Growth, payload_len: u32) {
+        self.frags_used = growth.used;
+        let packet = self.packet_mut(id);
+        packet.payload_len += payload_len;
+        packet.chain.tail = growth.tail;
     }
 
     /// Notes a frag; there must be room. Returns its index.

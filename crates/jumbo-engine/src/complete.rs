@@ -66,6 +66,7 @@ pub fn plan(packet: &Packet, takes: Caps, mtu: usize) -> Plan {
         return Plan::Drop(Fault::SegmentOverMtu);
     }
     if takes.takes(gso.kind)
+        && packet.l3_total_len() <= takes.l3_total_max(gso.kind)
         && takes.tunnels().take(&packet.tunnel)
         && header_can_say(packet, gso, takes)
     {

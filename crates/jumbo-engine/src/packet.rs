@@ -407,7 +407,19 @@ impl Packet {
     /// Writes the header as it goes on the wire, VLAN tags back in their place.
     /// Returns its length, or `None` if `out` is too short
     /// ([`HEADERS_MAX`] bytes always suffice; without tunnels, [`HEADER_ROOM`] + 8).
+    #[inline]
     pub fn write_header(&self, out: &mut [u8]) -> Option<usize> {
+        if self.tunnel.is_some() || !self.tags.is_empty() {
+            return self.write_header_in_parts(out);
+        }
+        let header = self.header();
+        copy_short(out.get_mut(..header.len())?, header);
+        Some(header.len())
+    }
+
+    /// The same with tags or the headers of a tunnel.
+    #[inline(never)]
+    fn write_header_in_parts(&self, out: &mut [u8]) -> Option<usize> {
         if !self.tunnel.is_some() {
             return self.write_tagged(self.header(), self.layers.l2_len, out);
         }
@@ -555,5 +567,26 @@ pub(crate) fn array<const N: usize>(bytes: &[u8; HEADER_ROOM], at: usize) -> [u8
     match bytes.get(at..at + N) {
         Some(bytes) => bytes.try_into().unwrap_or([0; N]),
         None => [0; N],
+    }
+}
+
+/// Copies a header, in two blocks that overlap, if there are enough bytes for them: a
+/// call of `memcpy` costs as much as all other work on the header.
+#[inline(always)]
+fn copy_short(out: &mut [u8], header: &[u8]) {
+    match header.len() {
+        64..=128 => copy_ends::<64>(out, header),
+        32..64 => copy_ends::<32>(out, header),
+        _ => out.copy_from_slice(header),
+    }
+}
+
+#[inline(always)]
+fn copy_ends<const LEN: usize>(out: &mut [u8], header: &[u8]) {
+    if let (Some(to), Some(from)) = (out.first_chunk_mut::<LEN>(), header.first_chunk::<LEN>()) {
+        *to = *from;
+    }
+    if let (Some(to), Some(from)) = (out.last_chunk_mut::<LEN>(), header.last_chunk::<LEN>()) {
+        *to = *from;
     }
 }

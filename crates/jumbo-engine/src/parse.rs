@@ -147,6 +147,23 @@ pub(crate) fn load(
     Ok(opaque)
 }
 
+/// Parses a packet whose first bytes stand in its private header, if it is [`plain`].
+/// `false`: nothing is known of it.
+#[inline(always)]
+pub(crate) fn load_plain(packet: &mut Packet, total_len: usize) -> bool {
+    let Some((layers, payload_len)) = plain(packet, total_len, false) else {
+        return false;
+    };
+    packet.pending = crate::pending::Pending::NOTHING;
+    packet.tags = Default::default();
+    packet.trusted = false;
+    packet.tunnel = Tunnel::NONE;
+    packet.origin = 0;
+    packet.layers = layers;
+    packet.payload_len = payload_len;
+    true
+}
+
 /// What nearly every packet of a bulk transfer is: Ethernet, IPv4 without options
 /// or IPv6 without extension headers, TCP or UDP, nothing behind the IP length. Gives
 /// what the full parse would, or `None` for anything it would have to think about.

@@ -7,6 +7,7 @@
 use core::fmt;
 
 use crate::segment::segments;
+use crate::superpacket::{L3_TOTAL_BIG_MAX, L3_TOTAL_MAX};
 use crate::tunnel::Tunnels;
 
 /// State of the transport checksum.
@@ -127,6 +128,8 @@ const RSC_INFO: u16 = 1 << 5;
 const UDP_TUNNEL: u16 = 1 << 6;
 const UDP_TUNNEL_CSUM: u16 = 1 << 7;
 const UFO: u16 = 1 << 8;
+const BIG_TCP4: u16 = 1 << 9;
+const BIG_TCP6: u16 = 1 << 10;
 
 const TSO: u16 = TSO4 | TSO6;
 
@@ -165,6 +168,14 @@ impl Caps {
         Self::normalised(self.0 & !UFO | when(wanted, UFO))
     }
 
+    /// The same set with TCP super-packets of more than 65535 bytes (Linux calls them BIG TCP), whose
+    /// IP length says zero; each needs its TSO. Linux takes such IPv4 packets since 6.3 (`iph_totlen`),
+    /// such IPv6 packets without a jumbo payload option (RFC 2675) only after 6.18.
+    pub const fn with_big_tcp(self, v4: bool, v6: bool) -> Self {
+        let big = when(v4, BIG_TCP4) | when(v6, BIG_TCP6);
+        Self::normalised(self.0 & !(BIG_TCP4 | BIG_TCP6) | big)
+    }
+
     /// The set less one kind of super-packet.
     pub const fn without(self, kind: GsoKind) -> Self {
         Self::normalised(self.0 & !kind.cap())
@@ -184,6 +195,12 @@ impl Caps {
         }
         if bits & TSO != TSO {
             bits &= !UDP_TUNNEL;
+        }
+        if bits & TSO4 == 0 {
+            bits &= !BIG_TCP4;
+        }
+        if bits & TSO6 == 0 {
+            bits &= !BIG_TCP6;
         }
         if bits & UDP_TUNNEL == 0 {
             bits &= !UDP_TUNNEL_CSUM;
@@ -215,6 +232,25 @@ impl Caps {
     #[inline]
     pub const fn uso(self) -> bool {
         self.0 & USO != 0
+    }
+    /// TCP super-packets over IPv4 of more than 65535 bytes.
+    #[inline]
+    pub const fn big_tcp4(self) -> bool {
+        self.0 & BIG_TCP4 != 0
+    }
+    /// The same over IPv6.
+    #[inline]
+    pub const fn big_tcp6(self) -> bool {
+        self.0 & BIG_TCP6 != 0
+    }
+    /// Longest network packet of this kind that may leave whole, header included, in bytes.
+    #[inline]
+    pub const fn l3_total_max(self, kind: GsoKind) -> usize {
+        match kind {
+            GsoKind::Tcp4 if self.big_tcp4() => L3_TOTAL_BIG_MAX,
+            GsoKind::Tcp6 if self.big_tcp6() => L3_TOTAL_BIG_MAX,
+            _ => L3_TOTAL_MAX,
+        }
     }
     /// UDP datagrams to be fragmented by IP.
     #[inline]
@@ -282,6 +318,8 @@ impl fmt::Debug for Caps {
             (UDP_TUNNEL, "udp_tunnel"),
             (UDP_TUNNEL_CSUM, "udp_tunnel_csum"),
             (UFO, "ufo"),
+            (BIG_TCP4, "big_tcp4"),
+            (BIG_TCP6, "big_tcp6"),
         ];
         let has = names.iter().filter(|(bit, _)| self.0 & bit != 0);
         f.write_str("Caps")?;
@@ -295,7 +333,7 @@ mod tests {
 
     /// Every set, with the dependencies and without.
     fn all() -> impl Iterator<Item = (u16, Caps)> {
-        (0..1 << 9).map(|bits| (bits, Caps::normalised(bits)))
+        (0..1 << 11).map(|bits| (bits, Caps::normalised(bits)))
     }
 
     #[test]
@@ -318,7 +356,8 @@ mod tests {
             let built = Caps::new(has(CSUM), has(TSO4), has(TSO6), has(TSO_ECN), has(USO))
                 .with_rsc_info(has(RSC_INFO))
                 .with_udp_tunnels(has(UDP_TUNNEL), has(UDP_TUNNEL_CSUM))
-                .with_ufo(has(UFO));
+                .with_ufo(has(UFO))
+                .with_big_tcp(has(BIG_TCP4), has(BIG_TCP6));
             assert_eq!(built, caps);
         }
     }

@@ -28,6 +28,10 @@ use crate::vnet::{TCP_CSUM, UDP_CSUM, pseudo_header};
 /// Largest network packet, header included: what 16 bits of IPv4 total length can say.
 pub const L3_TOTAL_MAX: usize = 65535;
 
+/// The same where the length field says zero and the true one is told otherwise (BIG TCP): GSO_MAX_SIZE of
+/// Linux `include/linux/netdevice.h`. TCP outside of tunnels only.
+pub const L3_TOTAL_BIG_MAX: usize = 8 * L3_TOTAL_MAX;
+
 /// TCP flag bits (RFC 9293 section 3.1, RFC 3168 section 6.1).
 pub(crate) const FIN: u8 = 0x01;
 pub(crate) const SYN: u8 = 0x02;
@@ -70,20 +74,22 @@ pub(crate) fn ipv4_header_sum(packet: &Packet) -> Sum {
 /// agree with the packet's real length.
 #[inline]
 pub(crate) fn settle_lengths(packet: &mut Packet) {
-    let l3_total = packet.inner_l3_total_len().min(L3_TOTAL_MAX);
+    let l3_total = packet.inner_l3_total_len();
+    // Zero if it does not fit (Linux 6.18 `iph_set_totlen`).
+    let said = |len| u16::try_from(len).unwrap_or(0);
     match packet.layers.net {
         Net::V4 => {
-            packet.set_be16(L3_AT + 2, l3_total as u16);
+            packet.set_be16(L3_AT + 2, said(l3_total));
             packet.set_be16(L3_AT + 10, 0);
             let check = ipv4_header_sum(packet).checksum();
             packet.set_be16(L3_AT + 10, check);
         }
-        Net::V6 => packet.set_be16(L3_AT + 4, l3_total.saturating_sub(40) as u16),
+        Net::V6 => packet.set_be16(L3_AT + 4, said(l3_total.saturating_sub(40))),
         Net::None => {}
     }
     if packet.layers.transport == Transport::Udp {
         let l4_total = l3_total - usize::from(packet.layers.l3_len);
-        packet.set_be16(packet.l4_at() + 4, l4_total as u16);
+        packet.set_be16(packet.l4_at() + 4, said(l4_total));
     }
 }
 

@@ -258,6 +258,24 @@ impl VnetHeader {
         self.gso_type & !(GSO_TUNNEL | GSO_ECN) == GSO_UDP
     }
 
+    /// Whether the sender, who negotiated `hands`, may claim what the header does: UFO and
+    /// tunnels are not for everybody.
+    ///
+    /// # Errors
+    /// The [`HeaderFault`] for which the packet is to be dropped.
+    #[inline]
+    pub fn check_negotiated(&self, hands: Caps) -> Result<(), HeaderFault> {
+        // Of the types in use, UFO alone has the second bit.
+        if self.gso_type & (GSO_TUNNEL | 2) == 0 {
+            return Ok(());
+        }
+        match (self.is_tunnel(), self.is_ufo()) {
+            (true, _) if !hands.udp_tunnel() => Err(HeaderFault::GsoTunnelRefused),
+            (_, true) if !hands.ufo() => Err(HeaderFault::GsoUfoRefused),
+            _ => Ok(()),
+        }
+    }
+
     /// Where the partial checksum starts, if there is one.
     pub(crate) fn partial_start(&self) -> Option<usize> {
         (self.flags & F_NEEDS_CSUM != 0).then_some(usize::from(self.csum_start))

@@ -814,10 +814,14 @@ fn the_fast_door_is_the_general_way() {
         holds(150, (1usize..65, traffic()), |(flows, traffic)| {
             let mut general = Rig::with_rules(rules, flows);
             let mut door = Rig::with_rules(rules, flows);
+            let mut bursts = Rig::with_rules(rules, flows);
+            let mut burst = Vec::new();
             for arrival in arrivals(&traffic) {
                 let Some(mut input) = arrival else {
                     general.flush(End::BurstEnd);
                     door.flush(End::BurstEnd);
+                    bursts.offer_burst(&std::mem::take(&mut burst));
+                    bursts.flush(End::BurstEnd);
                     continue;
                 };
                 if input.bytes.len() % 4 != 0 {
@@ -826,9 +830,13 @@ fn the_fast_door_is_the_general_way() {
                 }
                 general.offer(&input).expect("nothing here is malformed");
                 door.offer_by_door(&input).expect("the same here");
+                burst.push(input);
             }
             assert_eq!(door.done, general.done);
+            assert_eq!(bursts.done, general.done);
             let stats = door.gro.stats();
+            let of_bursts = bursts.gro.stats();
+            assert_eq!(of_bursts.merged_unadmitted, stats.merged_unadmitted);
             assert_eq!(stats.merged, general.gro.stats().merged);
             assert_eq!(stats.alone, general.gro.stats().alone);
             let (all, fast) = merged.get();

@@ -126,7 +126,7 @@ fn every_datagram_has_a_number_of_its_own() {
 fn whole_only_to_who_asked_for_it() {
     let input = input(Link::Ethernet, &v4().payload_len(3000), 1480);
     let left = through(&input, Caps::ALL.with_ufo(true));
-    assert_eq!(left, [input.bytes.clone()]);
+    assert_eq!(left, std::slice::from_ref(&input.bytes));
     let mut rig = Rig::new();
     let admitted = rig.admit(&input).expect("sound");
     let header = VnetHeader::of(rig.arena.packet(admitted.id));

@@ -2,7 +2,7 @@
 
 use jumbo_engine::arena::{Admitted, Arena};
 use jumbo_engine::packet::{Frag, Link};
-use jumbo_engine::pending::Csum;
+use jumbo_engine::pending::{Caps, Csum};
 use jumbo_engine::vnet::{HeaderFault, Trust, VnetHeader};
 use jumbo_testkit::PacketBuilder;
 
@@ -71,4 +71,22 @@ fn checksum_where_no_network_header_ends_is_refused() {
     let refused = admit(&mut arena, &bytes, header(33)).map(|_| ());
     assert_eq!(refused, Err(HeaderFault::CsumBeforeTransport));
     assert!(admit(&mut arena, &bytes, header(34)).is_ok());
+}
+
+#[test]
+fn tunnels_and_ufo_are_for_who_negotiated_them() {
+    let all = Caps::ALL.with_udp_tunnels(true, true).with_ufo(true);
+    for gso_type in 0..=255u8 {
+        let header = VnetHeader {
+            gso_type,
+            ..VnetHeader::default()
+        };
+        assert_eq!(header.check_negotiated(all), Ok(()));
+        let plain = header.check_negotiated(Caps::ALL);
+        match (gso_type & 0x60, gso_type & 0x1f) {
+            (0, 3) => assert_eq!(plain, Err(HeaderFault::GsoUfoRefused)),
+            (0, _) => assert_eq!(plain, Ok(())),
+            _ => assert_eq!(plain, Err(HeaderFault::GsoTunnelRefused)),
+        }
+    }
 }

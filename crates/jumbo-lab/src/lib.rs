@@ -8,6 +8,7 @@
 //! the last handle of a namespace goes, the kernel removes every link in it.
 #![deny(unsafe_code)]
 
+pub mod bpf;
 pub mod ethtool;
 pub mod forwarder;
 pub mod host;

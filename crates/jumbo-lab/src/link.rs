@@ -6,7 +6,7 @@ mod netlink;
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,8 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
 };
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
+    XdpAttached,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -82,6 +83,10 @@ pub struct Link {
     pub up: bool,
     /// Has a carrier and is up.
     pub running: bool,
+    /// How many want to hear everything that passes (IFLA_PROMISCUITY).
+    pub promiscuity: u32,
+    /// Whether an XDP program is on it, wherever.
+    pub xdp: bool,
     /// Counters at the moment of the question.
     pub stats: LinkStats,
 }
@@ -195,6 +200,20 @@ impl Links {
     /// Limits the kernel's own super-packets: `gso_max_size` in bytes.
     pub fn set_gso_max_size(&self, name: &str, bytes: u32) -> Result<()> {
         self.set(name, LinkAttribute::GsoMaxSize(bytes))
+    }
+
+    /// Limits what the kernel's GRO makes of received packets, of both IP versions:
+    /// bytes of a super-packet (a size up to 65536 counts for IPv4 too, net/core/dev.h
+    /// netif_set_gro_max_size).
+    pub fn set_gro_max_size(&self, name: &str, bytes: u32) -> Result<()> {
+        self.set(name, LinkAttribute::GroMaxSize(bytes))
+    }
+
+    /// Puts an XDP program on a link, or takes it off (a negative `program`).
+    /// `flags` are those of IFLA_XDP_FLAGS.
+    pub fn set_xdp(&self, name: &str, program: RawFd, flags: u32) -> Result<()> {
+        let facts = vec![LinkXdp::Fd(program), LinkXdp::Flags(flags)];
+        self.set(name, LinkAttribute::Xdp(facts))
     }
 
     /// Removes a link.
@@ -362,6 +381,8 @@ fn as_link(message: &Message) -> Option<Link> {
         mac: None,
         up: flags.contains(LinkFlags::Up),
         running: flags.contains(LinkFlags::Running),
+        promiscuity: 0,
+        xdp: false,
         stats: LinkStats::default(),
     };
     for attribute in &message.attributes {
@@ -376,6 +397,11 @@ fn fill(link: &mut Link, attribute: &LinkAttribute) {
         LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
         LinkAttribute::TxQueueLen(packets) => link.tx_queue_len = *packets,
         LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
+        LinkAttribute::Promiscuity(count) => link.promiscuity = *count,
+        LinkAttribute::Xdp(facts) => {
+            let none = |fact: &LinkXdp| *fact == LinkXdp::Attached(XdpAttached::None);
+            link.xdp = !facts.is_empty() && !facts.iter().any(none);
+        }
         LinkAttribute::Stats64(s) => {
             link.stats = LinkStats {
                 rx_packets: s.rx_packets,

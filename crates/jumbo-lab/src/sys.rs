@@ -4,6 +4,7 @@
     reason = "system calls; each block states why it is sound"
 )]
 
+pub(crate) mod bpf;
 pub(crate) mod ethtool;
 pub(crate) mod ns;
 pub(crate) mod packet;

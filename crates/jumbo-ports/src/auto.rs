@@ -17,12 +17,16 @@ const SOFTWARE: [&str; 8] = [
     "veth", "tun", "bridge", "macvlan", "ipvlan", "vxlan", "bonding", "dummy",
 ];
 
-/// Opens an interface in the best way there is here; says which and why.
+/// Opens an interface in the best way there is here; says which and why. What the
+/// caller knows against AF_XDP comes first.
 ///
 /// # Errors
 /// [`PacketError`]: AF_PACKET is what is always left.
-pub fn open(packet: &PacketConfig) -> Result<(Port, String), PacketError> {
-    let (port, why) = match xdp_if_better(packet) {
+pub fn open(
+    packet: &PacketConfig,
+    against_xdp: Option<String>,
+) -> Result<(Port, String), PacketError> {
+    let (port, why) = match against_xdp.map_or_else(|| xdp_if_better(packet), Err) {
         Ok(port) => (port, "its driver has zero-copy for AF_XDP".to_owned()),
         Err(why) => (packet::open(packet)?, why),
     };
@@ -44,6 +48,10 @@ fn xdp_if_better(config: &PacketConfig) -> Result<Port, String> {
         queues: config.queues,
         mode: Mode::Native,
         pass: xdp::Pass::Nothing,
+        tx_checksum: match config.takes.csum() {
+            true => xdp::TxChecksum::Auto,
+            false => xdp::TxChecksum::Off,
+        },
     })
     .map_err(|error| match error {
         XdpError::NoNative { .. } => format!("driver {driver} has no XDP"),

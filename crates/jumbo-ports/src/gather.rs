@@ -18,8 +18,8 @@ use crate::sys::io::writev;
 const VNET_MAX: usize = Form::Tunnel24.len_bytes();
 
 /// Most pieces of payload in one call. An aggregate of MTU-sized packets has
-/// fewer; one with more is copied together first.
-const PIECES_MAX: usize = 64;
+/// fewer, even one of 512 KB; one with more is copied together first.
+const PIECES_MAX: usize = 384;
 
 /// Writes packets, one a call.
 #[derive(Debug)]

@@ -40,7 +40,7 @@ pub struct MemHandle {
 #[derive(Debug)]
 struct Shared {
     form: Form,
-    hands_ufo: bool,
+    hands: Caps,
     inbox: Mutex<VecDeque<Vec<u8>>>,
     outbox: Mutex<Vec<MemPacket>>,
     /// Super-packets are refused, as some kernels do.
@@ -114,7 +114,7 @@ pub fn port(
 ) -> Result<(Port, MemHandle), rustix::io::Errno> {
     let shared = Arc::new(Shared {
         form: form_of(hands),
-        hands_ufo: hands.ufo(),
+        hands,
         inbox: Mutex::default(),
         outbox: Mutex::default(),
         refuse_gso: Mutex::default(),
@@ -175,8 +175,8 @@ impl Queue for MemQueue {
                 continue;
             };
             let prefix = self.shared.form.len_bytes();
-            if header.is_ufo() && !self.shared.hands_ufo {
-                stats.faults.count(HeaderFault::GsoUfoRefused);
+            if let Err(fault) = header.check_negotiated(self.shared.hands) {
+                stats.faults.count(fault);
                 continue;
             }
             let vnet = Some((&header, Trust::Guest));

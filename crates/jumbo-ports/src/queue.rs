@@ -8,7 +8,7 @@
 //! * What `rx` admitted may lie in memory that the port lends ([`crate::pool`]); it stays
 //!   as it is until `release`.
 //! * `tx` consumes: when it returns, the packet's bytes have been copied out. The
-//!   receiver need not see them before `publish`.
+//!   receiver need not see them before `publish`. What cannot be sent then is told by `lost`.
 //! * A device that went away is [`RxEnd::Gone`] or [`TxFault::Gone`], once and for all.
 
 use std::any::Any;
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use jumbo_engine::arena::{Admitted, Arena, HEAD_WANTED_TUNNELS, PacketId, Pieces};
 use jumbo_engine::checksum::Kernels;
-use jumbo_engine::packet::{Frag, Link, Packet};
+use jumbo_engine::packet::{Frag, HEADER_ROOM, Link, Packet};
 use jumbo_engine::parse::Opaque;
 use jumbo_engine::pending::Caps;
 use jumbo_engine::reason::Counts;
@@ -50,7 +50,7 @@ reasons! {
         Injected = "injected",
         /// The packet's payload is no longer there.
         PayloadMissing = "payload_missing",
-        /// The receiver's buffers are too small for it.
+        /// The receiver's buffers are too small for it; or, with its VLAN tags, the interface's MTU.
         TooLong = "too_long",
         /// The port has stopped: its other end broke the rules.
         Stopped = "stopped",
@@ -279,6 +279,25 @@ impl Burst {
         }
     }
 
+    /// Admits a packet that lies in one piece of lent memory, if it is like nearly all
+    /// ([`Arena::admit_plain`]); `false`: by [`Burst::admit_lent`] then.
+    #[inline]
+    pub fn admit_plain(
+        &mut self,
+        whole: Frag,
+        vnet: Option<(&VnetHeader, Trust)>,
+        fill: impl FnOnce(&mut [u8; HEADER_ROOM]),
+        stats: &mut RxStats,
+    ) -> bool {
+        let Some(id) = self.arena.admit_plain(whole, vnet, fill) else {
+            return false;
+        };
+        let packet = self.arena.packet(id);
+        stats.traffic.count(packet, packet.payload_len());
+        self.batch.push(id);
+        true
+    }
+
     /// Admits a packet by its first bytes, and by more of them if it is in a tunnel
     /// that goes on behind those.
     #[inline]
@@ -414,6 +433,12 @@ pub trait Queue: Send + Debug + Any {
     /// wants to be: once for each batch in which something was sent.
     fn publish(&mut self) {}
 
+    /// What `tx` took and the device would then not send, since the last call: why,
+    /// and how many packets. Asked after each `publish`.
+    fn lost(&mut self) -> Option<(TxFault, u32)> {
+        None
+    }
+
     /// Nobody refers to what was received any more: its memory goes back to its
     /// owner. Called once for each burst in which something was received.
     fn release(&mut self) {}
@@ -440,6 +465,19 @@ pub trait Queue: Send + Debug + Any {
 
     /// Why the queue has stopped, once it has.
     fn stopped_by(&self) -> Option<String> {
+        None
+    }
+
+    /// Asks for [`Queue::fd`] to become readable when packets come. Whether some are there
+    /// already. To be called when `rx` has found nothing and before the caller waits: until
+    /// then a guest need not wake us. A device of the kernel's always does.
+    fn arm(&mut self) -> bool {
+        false
+    }
+
+    /// Whether `rx` would find packets, for who looks by itself instead of waiting; `None`
+    /// if only the kernel knows.
+    fn has_packets(&self) -> Option<bool> {
         None
     }
 
@@ -532,6 +570,6 @@ pub trait Workers: Send + Debug {
     /// The device is gone: the port is taken out.
     fn gone(&mut self) {}
 
-    /// A station has moved to this port.
+    /// A station has moved to this port: it is learned, and everybody behind the other ports is told.
     fn announce(&mut self, station: [u8; 6]);
 }

@@ -62,6 +62,10 @@ impl Queue for Tagged {
         self.inner.publish();
     }
 
+    fn lost(&mut self) -> Option<(TxFault, u32)> {
+        self.inner.lost()
+    }
+
     fn release(&mut self) {
         self.inner.release();
     }
@@ -87,6 +91,14 @@ impl Queue for Tagged {
 
     fn stopped_by(&self) -> Option<String> {
         self.inner.stopped_by()
+    }
+
+    fn arm(&mut self) -> bool {
+        self.inner.arm()
+    }
+
+    fn has_packets(&self) -> Option<bool> {
+        self.inner.has_packets()
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

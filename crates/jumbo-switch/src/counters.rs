@@ -39,6 +39,10 @@ pub struct PortCounters {
     /// What was copied because it rested beyond a burst on the way to it: packets, one that
     /// grew in several bursts once for each, and bytes of payload.
     pub promoted: Gauge,
+    /// Stations that its other end announced here, each told to everybody behind the other ports.
+    pub announced: u64,
+    /// Announcements that came too fast and were kept to ourselves.
+    pub unannounced: u64,
 }
 
 /// A number of packets, and of bytes of their payload.
@@ -82,13 +86,15 @@ impl PortCounters {
         self.rsc.add(&other.rsc);
         self.waits += other.waits;
         self.promoted.add(other.promoted);
+        self.announced += other.announced;
+        self.unannounced += other.unannounced;
     }
 }
 
 /// Law L6: no packet is lost without a reason, none appears from nowhere.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Books {
-    /// Taken from ports, refused ones included.
+    /// Taken from ports, refused ones included, and made here to announce a station.
     pub received: u64,
     /// Segments beyond the first of each super-packet that was segmented.
     pub made_by_segmentation: u64,

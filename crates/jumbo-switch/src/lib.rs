@@ -4,6 +4,7 @@
 //! * [`forward`]: which port it leaves by; [`fdb`]: the table that knows.
 //! * [`topology`]: the ports as one worker sees them.
 //! * [`patience`]: how long packets wait for a receiver that is full.
+//! * `spin`: how long a worker looks for packets before it sleeps.
 //! * [`worker`]: wakes up, runs the path, sleeps; `alarm` wakes it for what rests.
 //! * [`explain`]: what the path does between two ports, and why, without a packet.
 //! * [`counters`]: what happened, and the books that must balance.
@@ -18,8 +19,11 @@ pub mod fdb;
 pub mod topology;
 pub mod patience;
 mod alarm;
+mod spin;
 pub mod worker;
 pub mod explain;
 pub mod counters;
 pub mod switch;
 mod sys;
+#[doc(hidden)]
+pub mod fuzz_bodies;

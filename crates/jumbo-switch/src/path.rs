@@ -10,10 +10,10 @@ use jumbo_engine::arena::{PacketId, Pieces};
 use jumbo_engine::checksum::Kernels;
 use jumbo_engine::coalesce::{Alone, Coalescer, End, Offer, Ready, RestBounds};
 use jumbo_engine::complete::{Plan, complete, plan};
-use jumbo_engine::packet::Packet;
+use jumbo_engine::packet::{Link, Packet};
 use jumbo_engine::pending::Caps;
 use jumbo_ports::pool::Pool;
-use jumbo_ports::queue::{Bounds, Burst, Queue, RxEnd, TxFault, data_len};
+use jumbo_ports::queue::{Bounds, Burst, Queue, RxEnd, RxStats, TxFault, data_len};
 use jumbo_ports::wrap::capture::Direction;
 
 use crate::counters::{Books, PortCounters};
@@ -53,10 +53,12 @@ pub struct Plane {
 impl Plane {
     /// An empty plane. `seed` must be unknown to senders. Allocates all it will ever need.
     pub fn new(bounds: Bounds, fdb_age_s: u32, seed: u64) -> Self {
+        let mut burst = Burst::new(bounds, Kernels::detect());
+        burst.arena.number_fragments_from(seed);
         Self {
             topology: Topology::default(),
             fdb: Fdb::new(fdb_age_s, seed),
-            burst: Burst::new(bounds, Kernels::detect()),
+            burst,
             tunnels: TunnelMode::Off,
             coalescer: Coalescer::with_personalities(
                 &Coalescing::tables(),
@@ -134,16 +136,20 @@ impl Plane {
     fn coalesce_or_forward(&mut self, id: PacketId, from: PortId, now_s: u32) {
         self.burst.arena.packet_mut(id).origin = u32::from(from.0);
         let Burst { arena, pool, .. } = &mut self.burst;
-        let hold = match self.coalescer.offer(arena, id, pool) {
-            Offer::Merged => {
-                self.books.absorbed_by_merging += 1;
-                return;
+        let hold = if self.topology.may_hold(arena.packet(id)) {
+            match self.coalescer.offer(arena, id, pool) {
+                Offer::Merged => {
+                    self.books.absorbed_by_merging += 1;
+                    return;
+                }
+                Offer::Hold(place) => Some(place),
+                Offer::Alone(reason) => {
+                    self.note_alone(from, reason);
+                    None
+                }
             }
-            Offer::Hold(place) => Some(place),
-            Offer::Alone(reason) => {
-                self.note_alone(from, reason);
-                None
-            }
+        } else {
+            None
         };
         let out = match self.forward(id, from, now_s) {
             Destination::Stay(reason) => return self.stay(id, reason),
@@ -170,8 +176,23 @@ impl Plane {
         }
     }
 
-    /// Learns where the packet came from and finds where it goes.
+    /// Learns where the packet came from and finds where it goes: mostly where the one
+    /// before it went.
     fn forward(&mut self, id: PacketId, from: PortId, now_s: u32) -> Destination {
+        let ends = forward::ends(self.burst.arena.packet(id));
+        let last = ends.and_then(|(source, to)| self.fdb.same_way((source, from), to, now_s));
+        if let Some(port) = last {
+            return Destination::Port(port);
+        }
+        let destination = self.learn_and_find(id, from, now_s);
+        if let (Some((source, to)), Destination::Port(port)) = (ends, destination) {
+            self.fdb.note_way((source, from), to, now_s, port);
+        }
+        destination
+    }
+
+    #[inline(never)]
+    fn learn_and_find(&mut self, id: PacketId, from: PortId, now_s: u32) -> Destination {
         let source = match forward::source(self.burst.arena.packet(id)) {
             Ok(source) => source,
             Err(Stay::NoEthernet) => return self.point_to_point(from),
@@ -276,6 +297,11 @@ impl Plane {
             if let Some(slot) = self.topology.get_mut(port) {
                 slot.sent = false;
                 slot.queue.publish();
+                if let Some((fault, packets)) = slot.queue.lost() {
+                    slot.counters.tx_faults.count_many(fault, packets.into());
+                    self.books.sent -= u64::from(packets);
+                    self.books.dropped += u64::from(packets);
+                }
             }
         }
     }
@@ -458,6 +484,28 @@ impl Plane {
         }
     }
 
+    /// A station has moved to `port`, whose other end says so: tells everybody behind the other ports, so that their
+    /// bridges learn it too. What is said too often is only learned here. Asked for between two bursts.
+    pub fn announce(&mut self, mac: [u8; 6], port: PortId, now_ns: u64) {
+        let now_s = seconds(now_ns);
+        self.rest_no_more(End::ForwardingChanged);
+        debug_assert_eq!(self.burst.arena.live(), 0, "in the middle of a burst");
+        let may = |slot: &mut Slot| slot.may_announce(now_s);
+        if !self.topology.get_mut(port).is_some_and(may) {
+            return;
+        }
+        let packet = announcement(mac);
+        let mut stats = RxStats::default();
+        let Burst { pool, .. } = &mut self.burst;
+        pool.space()[..packet.len()].copy_from_slice(&packet);
+        (self.burst).admit(Link::Ethernet, 0, packet.len(), None, &mut stats);
+        self.books.received += self.burst.batch.len() as u64;
+        while let Some(id) = self.burst.batch.pop() {
+            self.coalesce_or_forward(id, port, now_s);
+        }
+        self.end_burst(now_ns);
+    }
+
     /// Takes out a port whose device went away; what it had counted is kept.
     pub fn remove(&mut self, port: PortId) {
         self.fdb.forget(port);
@@ -486,13 +534,31 @@ impl Plane {
         debug_assert_eq!(self.burst.arena.live(), 0, "in the middle of a burst");
         let slot = self.topology.get_mut(port)?;
         let queue = queue.successor().unwrap_or(queue);
-        Some(slot.exchange(queue, takes, mtu))
+        let old = slot.exchange(queue, takes, mtu);
+        self.topology.note_held();
+        Some(old)
     }
 }
 
 /// Whole seconds, as the forwarding table counts them.
 pub(crate) fn seconds(now_ns: u64) -> u32 {
     (now_ns / 1_000_000_000) as u32
+}
+
+/// Bytes of an announcement: the shortest Ethernet packet, less its checksum.
+const ANNOUNCEMENT_LEN: usize = 60;
+
+/// What tells bridges where a station is and its neighbours nothing: a question of reverse ARP (RFC 903) about itself, as
+/// QEMU sends it (net/announce.c `announce_self_create`).
+fn announcement(mac: [u8; 6]) -> [u8; ANNOUNCEMENT_LEN] {
+    /// Ethertype; Ethernet, IPv4, lengths of their addresses; "request reverse".
+    const KIND: [u8; 10] = [0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3];
+    let parts: [&[u8]; 6] = [&[0xFF; 6], &mac, &KIND, &mac, &[0; 4], &mac];
+    let mut packet = [0; ANNOUNCEMENT_LEN];
+    for (at, byte) in packet.iter_mut().zip(parts.into_iter().flatten()) {
+        *at = *byte;
+    }
+    packet
 }
 
 /// Shows what was sent to whoever captures it.

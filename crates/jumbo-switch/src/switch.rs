@@ -16,6 +16,7 @@ use crate::counters::{Books, Gauge, PortCounters};
 use crate::fdb::{Seen, Station};
 use crate::path::Plane;
 use crate::patience::Waits;
+use crate::spin::Spin;
 use crate::sys::CpuTime;
 use crate::topology::{Coalescing, PORTS_MAX, Policy, PortId, Slot, TunnelMode};
 use crate::worker::{Exchange, Mailbox, Message, Report, Worker};
@@ -41,6 +42,8 @@ pub struct SwitchConfig {
     pub tunnels: TunnelMode,
     /// How long packets wait for a port that is full.
     pub waits: Waits,
+    /// How long at most a worker looks for packets by itself before it sleeps; zero: not at all.
+    pub spin: Duration,
 }
 
 impl Default for SwitchConfig {
@@ -51,6 +54,7 @@ impl Default for SwitchConfig {
             bounds: Bounds::default(),
             tunnels: TunnelMode::default(),
             waits: Waits::default(),
+            spin: Duration::ZERO,
         }
     }
 }
@@ -189,8 +193,16 @@ impl Workers for Reach {
     }
 
     fn announce(&mut self, station: [u8; 6]) {
+        // Nobody's own address.
+        if station[0] & 1 != 0 || station == [0; 6] {
+            return;
+        }
         for mailbox in &self.mailboxes {
             mailbox.send(Message::Learn(Station::untagged(station), self.port));
+        }
+        // Each has a queue of every port: one of them tells the others' ports.
+        if let Some(first) = self.mailboxes.first() {
+            first.send(Message::Announce(station, self.port));
         }
     }
 }
@@ -311,7 +323,8 @@ impl Switch {
             let mut others = mailboxes.clone();
             others.remove(index);
             let worker = Worker::new(plane, &mailbox, receiver, others, says.clone())
-                .map_err(kernel("making an epoll set"))?;
+                .map_err(kernel("making an epoll set"))?
+                .spinning(Spin::new(config.spin));
             let farewell = Farewell {
                 to: says.clone(),
                 how: None,

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use jumbo_engine::arena::Pieces;
 use jumbo_engine::coalesce::{CwrRule, End, GRO, LRO, RSC, RSC_QEMU, Rules, Towards};
-use jumbo_engine::packet::{Link, Net, Packet, Transport};
+use jumbo_engine::packet::{Layers, Link, Net, Packet, Transport};
 use jumbo_engine::pending::{Caps, GsoKind};
-use jumbo_engine::superpacket::L3_TOTAL_MAX;
+use jumbo_engine::superpacket::{L3_TOTAL_BIG_MAX, L3_TOTAL_MAX};
 use jumbo_engine::tunnel::Tunnels;
 use jumbo_ports::pool::Pool;
 use jumbo_ports::queue::{Queue, TxFault};
@@ -16,6 +16,10 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::counters::PortCounters;
 use crate::patience::{Patience, Waits};
+
+/// Stations announced for a port in a second: QEMU announces each of a guest's cards five times in half a second
+/// (migration/options.c, announce-initial, -rounds, -step).
+const ANNOUNCED_MAX: u8 = 32;
 
 /// Most ports of a switch: a bound on flooding and on the control plane.
 pub const PORTS_MAX: usize = 1024;
@@ -129,6 +133,12 @@ impl Coalescing {
         ]
     }
 
+    /// Whether packets may be made that are longer than an IP length can say: those that may
+    /// rest, and those of a bounded length, are not.
+    fn may_be_big(&self) -> bool {
+        self.hold_ns == 0 && self.l3_total_max >= L3_TOTAL_MAX as u32
+    }
+
     /// Place of its table; `None` if nothing is held.
     #[inline]
     fn personality(&self) -> Option<u8> {
@@ -192,14 +202,43 @@ impl Policy {
     /// be able to take the aggregate, or that would be cut again at once.
     #[inline]
     pub fn coalesces(&self, packet: &Packet) -> Option<u8> {
-        let layers = packet.layers();
-        let takes = match (layers.transport, layers.net) {
-            (Transport::Tcp, Net::V4) => self.takes.tso4(),
-            (Transport::Tcp, Net::V6) => self.takes.tso6(),
-            (Transport::Udp, _) => self.takes.uso() && self.coalesce.kind.merges_udp(),
-            _ => false,
-        };
-        self.coalesce.personality().filter(|_| takes)
+        let merged = self.merged().0 & Kinds::of(packet.layers()).0 != 0;
+        self.coalesce.personality().filter(|_| merged)
+    }
+
+    /// What is merged for the port at all.
+    #[inline]
+    fn merged(&self) -> Kinds {
+        let udp = self.takes.uso() && self.coalesce.kind.merges_udp();
+        let kinds = [
+            (self.takes.tso4(), Kinds::TCP4),
+            (self.takes.tso6(), Kinds::TCP6),
+            (udp, Kinds::UDP),
+        ];
+        let some = kinds.into_iter().filter(|(takes, _)| *takes);
+        Kinds(some.fold(0, |all, (_, kind)| all | kind.0))
+    }
+}
+
+/// Kinds of packets that can be merged, a bit each.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+struct Kinds(u8);
+
+impl Kinds {
+    /// Cannot be merged, but may be of a flow that is.
+    const OTHER: Self = Self(0);
+    const TCP4: Self = Self(1);
+    const TCP6: Self = Self(2);
+    const UDP: Self = Self(4);
+
+    #[inline]
+    fn of(layers: &Layers) -> Self {
+        match (layers.transport, layers.net) {
+            (Transport::Tcp, Net::V4) => Self::TCP4,
+            (Transport::Tcp, Net::V6) => Self::TCP6,
+            (Transport::Udp, _) => Self::UDP,
+            _ => Self::OTHER,
+        }
     }
 }
 
@@ -219,6 +258,8 @@ pub struct Slot {
     tunnel_refusals: Refusals,
     /// How long packets may still wait for it.
     patience: Patience,
+    /// Stations announced in this second.
+    announced: (u32, u8),
     /// Something was sent to it and not yet published.
     pub sent: bool,
     /// Something was received from it and not yet released.
@@ -238,6 +279,7 @@ impl Slot {
             refusals: Default::default(),
             tunnel_refusals: Default::default(),
             patience: Patience::default(),
+            announced: (0, 0),
             sent: false,
             received: false,
             probes: Vec::new(),
@@ -275,6 +317,12 @@ impl Slot {
             tunnels: tunnels.merged(self.policy.takes),
             l3_total_max: self.policy.coalesce.l3_total_max,
             hold_ns: self.policy.coalesce.hold_ns,
+            big_l3_total_max: match self.policy.coalesce.may_be_big()
+                && big_tcp(self.policy.takes, packet)
+            {
+                true => L3_TOTAL_BIG_MAX as u32,
+                false => 0,
+            },
             ..Towards::from(u32::from(self.id.0))
         })
     }
@@ -287,6 +335,18 @@ impl Slot {
         if !self.policy.coalesce.kind.is_lossless() {
             self.counters.rsc.ended(packet, end);
         }
+    }
+
+    /// Whether another station may be announced for it, and counts that.
+    pub(crate) fn may_announce(&mut self, now_s: u32) -> bool {
+        if self.announced.0 != now_s {
+            self.announced = (now_s, 0);
+        }
+        let may = self.announced.1 < ANNOUNCED_MAX;
+        self.announced.1 += u8::from(may);
+        self.counters.announced += u64::from(may);
+        self.counters.unannounced += u64::from(!may);
+        may
     }
 
     /// Writes down what passes from now on; one capture too many ends at once.
@@ -388,13 +448,25 @@ impl Slot {
     }
 }
 
-/// What is left of `takes` once super-packets like this one are refused: of one in a
-/// tunnel, it may be the tunnel.
-pub(crate) fn less(takes: Caps, packet: &Packet, kind: GsoKind) -> Caps {
-    match packet.is_in_tunnel() && takes.udp_tunnel() {
-        true => takes.with_udp_tunnels(false, false),
-        false => takes.without(kind),
+/// Whether packets like this one may be merged beyond 65535 bytes.
+#[inline]
+fn big_tcp(takes: Caps, packet: &Packet) -> bool {
+    match packet.layers().net {
+        Net::V4 => takes.big_tcp4(),
+        _ => takes.big_tcp6(),
     }
+}
+
+/// What is left of `takes` once super-packets like this one are refused: of one in a
+/// tunnel, it may be the tunnel; of one of more than 65535 bytes, its length.
+pub(crate) fn less(takes: Caps, packet: &Packet, kind: GsoKind) -> Caps {
+    if packet.is_in_tunnel() && takes.udp_tunnel() {
+        return takes.with_udp_tunnels(false, false);
+    }
+    if packet.l3_total_len() > L3_TOTAL_MAX {
+        return takes.with_big_tcp(false, false);
+    }
+    takes.without(kind)
 }
 
 /// Nanoseconds of a steady clock.
@@ -409,11 +481,28 @@ pub struct Topology {
     slots: Vec<Option<Slot>>,
     /// How many have a hold time.
     holding: usize,
+    /// What is held for some port. May say more: what a port takes may shrink.
+    held: Kinds,
     /// What ports that went away have counted.
     gone: Vec<(PortId, PortCounters)>,
 }
 
 impl Topology {
+    /// Whether a packet like this one may be held for some port, or end what is. One that may
+    /// not need not be offered to the coalescer.
+    #[inline]
+    pub fn may_hold(&self, packet: &Packet) -> bool {
+        let kind = Kinds::of(packet.layers());
+        kind == Kinds::OTHER || self.held.0 & kind.0 != 0
+    }
+
+    /// To be called when what a port takes has changed.
+    pub fn note_held(&mut self) {
+        let holds = |slot: &&Slot| slot.policy.coalesce.personality().is_some();
+        let kinds = self.iter().filter(holds).map(|slot| slot.policy.merged().0);
+        self.held = Kinds(kinds.fold(0, |all, kinds| all | kinds));
+    }
+
     /// Adds a port; replaces one of the same id.
     pub fn insert(&mut self, slot: Slot) {
         let index = usize::from(slot.id.0);
@@ -423,6 +512,7 @@ impl Topology {
         self.holding += usize::from(slot.holds());
         let old = self.slots[index].replace(slot);
         self.holding -= usize::from(old.is_some_and(|old| old.holds()));
+        self.note_held();
     }
 
     /// Whether packets may rest towards one of them.

@@ -1,9 +1,11 @@
-//! A worker: wakes up, runs the path until its queues are empty, sleeps.
+//! A worker: wakes up, runs the path until its queues are empty, looks for more a
+//! little longer if it is told to, sleeps.
 //!
 //! Each worker has a thread, an epoll set of its queues' files, and a mailbox
 //! with an eventfd. Queues that became ready are served in turn, a batch each,
 //! so that no port starves another. An idle worker is not woken by anything.
 
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError};
@@ -22,6 +24,7 @@ use crate::alarm::Alarm;
 use crate::counters::{Books, Gauge, PortCounters};
 use crate::fdb::{Seen, Station};
 use crate::path::{Plane, seconds};
+use crate::spin::Spin;
 use crate::switch::Event;
 use crate::sys::CpuTime;
 use crate::topology::{PortId, Slot};
@@ -41,6 +44,10 @@ const ROUNDS_MAX: usize = 16;
 /// that arrives, on the sender's time, though nobody sleeps.
 const BUSY_BATCHES: u8 = 4;
 
+/// While a worker looks for packets by itself, every so many looks are at epoll too: the
+/// mailbox, and queues of the kernel's. A system call costs as much as they all.
+const LOOKS_A_CALL: u8 = 8;
+
 /// The epoll names of the mailbox and the alarm; ports use their id.
 const MAILBOX_EVENT: u64 = u64::MAX;
 const ALARM_EVENT: u64 = u64::MAX - 1;
@@ -50,6 +57,8 @@ const ALARM_EVENT: u64 = u64::MAX - 1;
 pub(crate) enum Message {
     /// Another worker saw a station.
     Learn(Station, PortId),
+    /// A port's other end says that a station is here now.
+    Announce([u8; 6], PortId),
     /// Here is your queue of a new port.
     Add(Box<Slot>),
     /// A port's device went away: another worker noticed.
@@ -181,6 +190,10 @@ pub(crate) struct Worker {
     epoll: OwnedFd,
     alarm: Alarm,
     ready: Vec<Ready>,
+    /// Queues that were found empty and do not wake us yet.
+    awake: Vec<Ready>,
+    spin: Spin,
+    looks: u8,
     news_lost: u64,
     wakes: u64,
 }
@@ -223,9 +236,18 @@ impl Worker {
             epoll,
             alarm,
             ready: Vec::with_capacity(crate::topology::PORTS_MAX),
+            awake: Vec::with_capacity(crate::topology::PORTS_MAX),
+            spin: Spin::new(Duration::ZERO),
+            looks: 0,
             news_lost: 0,
             wakes: 0,
         })
+    }
+
+    /// The same, looking for packets that long before it sleeps.
+    #[must_use]
+    pub(crate) fn spinning(self, spin: Spin) -> Self {
+        Self { spin, ..self }
     }
 
     /// Runs until told to stop.
@@ -233,24 +255,90 @@ impl Worker {
     /// # Errors
     /// What epoll says, which it should never.
     pub(crate) fn run(mut self) -> Result<(), Errno> {
-        let mut events = Vec::with_capacity(64);
-        let look = Timespec::default();
-        loop {
-            events.clear();
-            let spare = rustix::buffer::spare_capacity(&mut events);
-            let sleep = self.ready.is_empty();
-            if let (true, Some(deadline_ns)) = (sleep, self.plane.next_deadline_ns()) {
-                self.alarm.set(deadline_ns)?;
-            }
-            match epoll::wait(&self.epoll, spare, (!sleep).then_some(&look)) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno),
-            }
-            self.wakes += 1;
-            if !self.note(&events) {
-                return Ok(());
-            }
+        while self.find()? {
             self.serve();
+        }
+        Ok(())
+    }
+
+    /// Finds out which queues are ready, and waits if none is; `false` to stop.
+    fn find(&mut self) -> Result<bool, Errno> {
+        self.rouse();
+        if self.ready.is_empty() && !self.awake.is_empty() {
+            return self.look_then_wait();
+        }
+        self.wait(self.ready.is_empty())
+    }
+
+    /// Looks at the queues that are awake for as long as it pays, then lets them wake us.
+    fn look_then_wait(&mut self) -> Result<bool, Errno> {
+        let begin_ns = now_ns();
+        while self.ready.is_empty() && !self.awake.is_empty() {
+            if now_ns() - begin_ns >= self.spin.time_ns() {
+                self.arm_all();
+                break;
+            }
+            self.looks = self.looks.wrapping_add(1);
+            if self.looks.is_multiple_of(LOOKS_A_CALL) && !self.wait(false)? {
+                return Ok(false);
+            }
+            std::hint::spin_loop();
+            self.rouse();
+        }
+        let go_on = !self.ready.is_empty() || self.wait(true)?;
+        self.spin.came(now_ns() - begin_ns);
+        Ok(go_on)
+    }
+
+    /// Queues that are awake and have packets are ready.
+    fn rouse(&mut self) {
+        let Self {
+            plane,
+            ready,
+            awake,
+            ..
+        } = self;
+        awake.retain(|empty| {
+            let slot = plane.topology.get(empty.port);
+            let has = slot.is_some_and(|slot| slot.queue.has_packets() != Some(false));
+            if has {
+                ready.push(*empty);
+            }
+            slot.is_some() && !has
+        });
+    }
+
+    /// Lets every queue that is awake wake us.
+    fn arm_all(&mut self) {
+        while let Some(empty) = self.awake.pop() {
+            if self.arm(empty) {
+                self.ready.push(empty);
+            }
+        }
+    }
+
+    /// Lets a queue wake us. Whether it has packets already.
+    fn arm(&mut self, empty: Ready) -> bool {
+        let slot = self.plane.topology.get_mut(empty.port);
+        let more = slot.is_some_and(|slot| slot.queue.arm());
+        if !more && empty.is_busy() {
+            self.watch(empty.port);
+        }
+        more
+    }
+
+    /// Asks the kernel what is ready, and sleeps until something is, if told to; `false` to stop.
+    fn wait(&mut self, sleep: bool) -> Result<bool, Errno> {
+        let look = Timespec::default();
+        let mut room = [const { MaybeUninit::uninit() }; 64];
+        self.wakes += 1;
+        if let (true, Some(deadline_ns)) = (sleep, self.plane.next_deadline_ns()) {
+            self.alarm.set(deadline_ns)?;
+        }
+        match epoll::wait(&self.epoll, &mut room, (!sleep).then_some(&look)) {
+            Ok((events, _)) => Ok(self.note(events)),
+            Err(Errno::INTR) => Ok(self.note(&[])),
+            Err(errno) => Err(errno),
         }
     }
 
@@ -262,13 +350,17 @@ impl Worker {
                     let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
                 }
                 ALARM_EVENT => self.alarm.rang(),
-                port => self.ready.push(Ready {
-                    port: PortId(port as u16),
-                    full: 0,
-                }),
+                port => self.note_ready(PortId(port as u16)),
             }
         }
         self.read_mail()
+    }
+
+    fn note_ready(&mut self, port: PortId) {
+        self.awake.retain(|empty| empty.port != port);
+        if self.ready.iter().all(|ready| ready.port != port) {
+            self.ready.push(Ready { port, full: 0 });
+        }
     }
 
     /// Serves the queues that are ready, a batch in turn, until each is empty or
@@ -284,11 +376,9 @@ impl Worker {
                         self.note_full(index);
                         index += 1;
                     }
+                    RxEnd::Drained if self.is_not_empty(ready) => index += 1,
                     RxEnd::Drained => {
                         self.ready.swap_remove(index);
-                        if ready.is_busy() {
-                            self.watch(ready.port);
-                        }
                     }
                     RxEnd::Gone => {
                         self.ready.swap_remove(index);
@@ -301,11 +391,23 @@ impl Worker {
                 break;
             }
         }
-        // Epoll is level-triggered: what is ready and watched is reported again.
-        self.ready.retain(|ready| ready.is_busy());
         // A queue that said there may be more may have none: nothing but what may rest
         // is held over a look around, which may become a sleep.
         self.plane.end_burst(self.now_ns());
+    }
+
+    /// A queue was found empty: it is to wake us, at once or after we have looked for
+    /// packets by ourselves. Whether it has some already.
+    fn is_not_empty(&mut self, empty: Ready) -> bool {
+        let slot = self.plane.topology.get(empty.port);
+        let tells = slot.is_some_and(|slot| slot.queue.has_packets().is_some());
+        if !self.spin.is_on() || !tells {
+            return self.arm(empty);
+        }
+        // A busy one is not watched: that must not be forgotten.
+        let full = if empty.is_busy() { empty.full } else { 0 };
+        self.awake.push(Ready { full, ..empty });
+        false
     }
 
     /// Counts a full batch; a queue that becomes busy is no longer watched.
@@ -380,6 +482,10 @@ impl Worker {
         while let Ok(message) = self.mailbox.try_recv() {
             match message {
                 Message::Learn(station, port) => self.plane.hear(station, port, now_ns),
+                Message::Announce(mac, port) => {
+                    self.plane.announce(mac, port, now_ns);
+                    self.teach();
+                }
                 Message::Add(slot) => self.add(*slot),
                 Message::Remove(port) => self.remove(port),
                 Message::Lose(port) if self.plane.topology.get(port).is_none() => {}
@@ -457,6 +563,7 @@ impl Worker {
             let _ = epoll::delete(&self.epoll, fd);
         }
         self.ready.retain(|ready| ready.port != port);
+        self.awake.retain(|empty| empty.port != port);
     }
 
     fn remove(&mut self, port: PortId) {
@@ -494,4 +601,10 @@ impl Worker {
             cpu: CpuTime::of_this_thread(),
         }
     }
+}
+
+/// Nanoseconds of a steady clock.
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

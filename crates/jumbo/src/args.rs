@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use crate::config::values::{FdbAge, Mtu, Tunnels, Workers};
+use crate::config::values::{FdbAge, Mtu, Spin, Tunnels, Workers};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -119,6 +119,10 @@ pub(crate) struct RunArgs {
     /// Forget a learned address after so many seconds [default: 300]
     #[arg(long, value_name = "N")]
     pub(crate) fdb_age_s: Option<FdbAge>,
+    /// How long a worker may look for packets before it sleeps, 0us to 1000us, or off [default: 50us with 8
+    /// processors or more, else off]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) spin: Option<Spin>,
     /// Packets in VXLAN and Geneve: off, nobody looks inside; whole, super-packets in them pass whole; merge,
     /// they are coalesced as well, which wants tunnels that end in a kernel [default: whole]
     #[arg(long, value_name = "MODE")]
@@ -154,6 +158,9 @@ Kinds of port:
   auto      packet or xdp, whichever is better here
   tun       raw IP; two of them are joined point to point
 
+Keys of tap ports:
+  big_tcp   on or off: TCP over IPv4 is merged beyond 65535 bytes for it (Linux 6.3) [default: off]
+
 Keys of packet ports:
   fanout    hash or queue: packets are spread over the workers by flow or by receive queue [default: hash]
   qdisc_bypass  on or off: past the queueing discipline [default: off]
@@ -161,6 +168,9 @@ Keys of packet ports:
 Keys of xdp ports:
   mode      auto, native or generic: where the program runs [default: auto]
   pass      nothing or host: what the host's stack keeps [default: nothing]
+
+A key of packet, xdp and auto ports:
+  force     on or off: open the interface though its settings (LRO, hardware GRO below XDP) damage what passes [default: off]
 
 Keys of vhost-user ports:
   vhost-user  in a file: the socket's path
@@ -172,6 +182,7 @@ Keys of vhost-user ports:
 A file:
   workers = 2
   fdb_age_s = 300
+  spin = \"50us\"
   tunnels = \"whole\"
   socket = \"/run/jumbo/lab.sock\"
 

@@ -4,6 +4,7 @@ mod device;
 mod path;
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -21,7 +22,7 @@ use jumbo_switch::switch::{self, Event, Switch as Workers, SwitchConfig, SwitchE
 use jumbo_switch::topology::{self, Coalescing, PortId, TunnelMode};
 
 use crate::config;
-use crate::config::values::{Cwr, Hold, Mtu};
+use crate::config::values::{Cwr, Hold, Mtu, Spin};
 use crate::control::socket;
 use crate::error::CliError;
 use crate::switch_api::{
@@ -36,8 +37,14 @@ use jumbo_ports::wrap::capture::Recorder;
 pub(crate) const WORKERS_DEFAULT: usize = 1;
 
 /// How long the guests of `client` ports, which are all there again at once after a restart, wait for each other. Much
-/// less than TCP waits before it sends again.
-const ROLL_CALL_LIMIT: Duration = Duration::from_millis(50);
+/// less than TCP waits before it sends again; and no more than a restart takes, because two cards of one QEMU, which does
+/// one thing after the other, wait in vain.
+const ROLL_CALL_LIMIT: Duration = Duration::from_millis(20);
+
+/// By the processors this process may run on.
+fn usual_spin() -> Spin {
+    Spin::usual(std::thread::available_parallelism().map_or(1, NonZero::get))
+}
 
 /// Opens every port, then starts forwarding between them. Whatever was made is gone again on an error.
 pub(crate) fn start(
@@ -61,6 +68,7 @@ pub(crate) fn start(
     let mut switch = Workers::start(&SwitchConfig {
         workers,
         fdb_age_s: config.fdb_age.seconds(),
+        spin: config.spin.unwrap_or_else(usual_spin).get(),
         tunnels,
         ..SwitchConfig::default()
     })
@@ -177,14 +185,14 @@ fn open_device(
 ) -> Result<queue::Port, CliError> {
     let caps = caps(spec.offload);
     match &spec.kind {
-        PortKind::Tap { device } => {
+        PortKind::Tap { device, big_tcp } => {
             let followed = tunnels != TunnelMode::Off;
             let caps = caps.with_udp_tunnels(followed, followed);
             tap::open(&TapConfig {
                 device: device.as_str().to_owned(),
                 queues: workers,
                 hands: caps,
-                takes: caps,
+                takes: caps.with_big_tcp(*big_tcp, false),
                 mtu: None,
             })
             .map_err(|error| port_error(spec, &error))
@@ -214,7 +222,7 @@ fn open_device(
             let config = VhostConfig {
                 client: *client,
                 queue_pairs: queues.get(),
-                hands: caps,
+                hands: caps.with_ufo(spec.offload.uso),
                 takes: caps,
                 mtu: spec.mtu.map(Mtu::get),
                 packed: *packed,
@@ -564,6 +572,7 @@ fn status(port: &switch::PortState, name: &str, drops: &device::Drops) -> PortSt
         lossy_segmented: port.counters.lossy_segmented,
         rsc: (!port.coalesce.kind.is_lossless()).then(|| rsc(&port.counters.rsc)),
         waits: port.counters.waits,
+        announced: port.counters.announced,
         reasons: reasons(&port.counters),
     }
 }

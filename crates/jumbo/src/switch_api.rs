@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::values::{
     CaptureFile, Coalesce, Cwr, DeviceName, Fanout, FaultSpec, FdbAge, Hold, LroMax, Mtu, PortName,
-    Queues, SocketPath, Tunnels, Workers, XdpMode, XdpPass,
+    Queues, SocketPath, Spin, Tunnels, Workers, XdpMode, XdpPass,
 };
 use crate::error::CliError;
 
@@ -21,6 +21,8 @@ pub(crate) struct RunConfig {
     /// Where to listen; None: the first free number.
     pub(crate) socket: Option<PathBuf>,
     pub(crate) fdb_age: FdbAge,
+    /// None: by the number of processors.
+    pub(crate) spin: Option<Spin>,
     pub(crate) tunnels: Tunnels,
 }
 
@@ -44,6 +46,8 @@ pub(crate) struct PortSpec {
     pub(crate) capture: Option<CaptureFile>,
     /// What goes wrong on it, on purpose.
     pub(crate) fault: Option<FaultSpec>,
+    /// Open an interface in spite of settings that damage what passes.
+    pub(crate) force: bool,
 }
 
 /// What a port stands on.
@@ -51,6 +55,8 @@ pub(crate) struct PortSpec {
 pub(crate) enum PortKind {
     Tap {
         device: DeviceName,
+        /// TCP over IPv4 of more than 65535 bytes may be made for it.
+        big_tcp: bool,
     },
     VhostUser {
         path: SocketPath,
@@ -91,7 +97,7 @@ impl PortKind {
 
     pub(crate) fn device(&self) -> &str {
         match self {
-            Self::Tap { device }
+            Self::Tap { device, .. }
             | Self::Packet { device, .. }
             | Self::Xdp { device, .. }
             | Self::Tun { device }
@@ -254,6 +260,9 @@ pub(crate) struct PortStatus {
     /// Times a packet waited for it to make room.
     #[serde(default)]
     pub(crate) waits: u64,
+    /// Stations that its other end announced, each told to everybody behind the other ports.
+    #[serde(default)]
+    pub(crate) announced: u64,
     /// Stage, then reason.
     pub(crate) reasons: BTreeMap<String, BTreeMap<String, ReasonCount>>,
 }

@@ -1,5 +1,7 @@
 //! Ports on interfaces of this host, and what can be put around any port.
 
+mod settings;
+
 use std::fs::File;
 use std::io::BufWriter;
 use std::thread::JoinHandle;
@@ -19,6 +21,7 @@ use crate::error::CliError;
 use crate::output;
 use crate::running::{caps, port_error};
 use crate::switch_api::PortSpec;
+use settings::{Harm, Way, harms, notes};
 
 /// Opens a TUN.
 pub(crate) fn open_tun(
@@ -46,8 +49,10 @@ pub(crate) fn open_packet(
     workers: usize,
 ) -> Result<Port, CliError> {
     let config = packet_config(spec, device, fanout, qdisc_bypass, workers);
+    let found = found(device);
+    check_settings(spec, found.as_ref(), Way::Packet)?;
     let port = packet::open(&config).map_err(|error| packet_error(spec, &error))?;
-    advise(spec, device, &port);
+    advise(spec, found.as_ref(), &port);
     Ok(port)
 }
 
@@ -58,9 +63,16 @@ pub(crate) fn open_auto(
     workers: usize,
 ) -> Result<Port, CliError> {
     let config = packet_config(spec, device, Fanout::Hash, false, workers);
-    let (port, why) = auto::open(&config).map_err(|error| packet_error(spec, &error))?;
+    let found = found(device);
+    check_settings(spec, found.as_ref(), Way::Packet)?;
+    let harm = found
+        .as_ref()
+        .and_then(|found| harms(found, Way::Xdp).pop());
+    let against_xdp = harm.map(|harm| format!("{}; {}", harm.what, harm.way_out));
+    let (port, why) =
+        auto::open(&config, against_xdp).map_err(|error| packet_error(spec, &error))?;
     output::talk(format_args!("port `{}`: {why}", spec.name.as_str()));
-    advise(spec, device, &port);
+    advise(spec, found.as_ref(), &port);
     Ok(port)
 }
 
@@ -84,7 +96,13 @@ pub(crate) fn open_xdp(
             XdpPass::Nothing => xdp::Pass::Nothing,
             XdpPass::Host => xdp::Pass::Host,
         },
+        tx_checksum: match spec.offload.csum {
+            true => xdp::TxChecksum::Auto,
+            false => xdp::TxChecksum::Off,
+        },
     };
+    let found = found(device);
+    check_settings(spec, found.as_ref(), Way::Xdp)?;
     let port = xdp::open(&config).map_err(|error| {
         let text = format!("port `{}`: {error}", spec.name.as_str());
         match error {
@@ -92,54 +110,40 @@ pub(crate) fn open_xdp(
             _ => CliError::machine(text),
         }
     })?;
-    advise(spec, device, &port);
+    advise(spec, found.as_ref(), &port);
     Ok(port)
 }
 
-/// Says where the interface's own settings work against it, and what to do.
-fn advise(spec: &PortSpec, device: &DeviceName, port: &Port) {
-    let Ok(snapshot) = jumbo_host::collect::collect(&Roots::default()) else {
-        return;
-    };
-    let Some(found) = snapshot.by_name(device.as_str()) else {
-        return;
-    };
-    for advice in settings_against(found, port) {
-        output::talk(format_args!("port `{}`: {advice}", spec.name.as_str()));
-    }
+/// The interface as it is before it is opened; None if it is not there or cannot be asked.
+fn found(device: &DeviceName) -> Option<Device> {
+    let snapshot = jumbo_host::collect::collect(&Roots::default()).ok()?;
+    snapshot.by_name(device.as_str()).cloned()
 }
 
-fn settings_against(found: &Device, port: &Port) -> Vec<String> {
-    let name = &found.name;
-    let on = |feature: &str| {
-        let features = found.features.get();
-        features.is_ok_and(|features| features.active(feature))
+/// Refuses an interface whose settings damage what passes, or says so where it is opened by force.
+fn check_settings(spec: &PortSpec, found: Option<&Device>, way: Way) -> Result<(), CliError> {
+    let port = spec.name.as_str();
+    for Harm { what, way_out } in found.map_or_else(Vec::new, |found| harms(found, way)) {
+        if !spec.force {
+            return Err(CliError::machine(format!("port `{port}`: {what}"))
+                .way_out(format!("{way_out}, or add `force` to open it all the same")));
+        }
+        output::talk(format_args!("port `{port}`: warning: {what}; {way_out}"));
+    }
+    Ok(())
+}
+
+/// Says where the interface's settings work against the port.
+fn advise(spec: &PortSpec, found: Option<&Device>, port: &Port) {
+    let way = match port.info.kind {
+        "xdp" => Way::Xdp,
+        _ => Way::Packet,
     };
-    let is_xdp = port.info.kind == "xdp";
-    let in_driver =
-        (port.info.capabilities.iter()).any(|row| row.name == "xdp_native" && row.in_use);
-    let mut advice = Vec::new();
-    if on("rx-lro") {
-        advice.push(format!(
-            "warning: LRO is on, what it merges cannot be forwarded as it was: `ethtool -K {name} lro off`"
-        ));
+    let mut rows = port.info.capabilities.iter();
+    let native = rows.any(|row| row.name == "xdp_native" && row.in_use);
+    for note in found.map_or_else(Vec::new, |found| notes(found, way, native)) {
+        output::talk(format_args!("port `{}`: {note}", spec.name.as_str()));
     }
-    if is_xdp && on("rx-gro-hw") {
-        advice.push(format!(
-            "warning: the hardware merges packets before XDP sees them: `ethtool -K {name} rx-gro-hw off`"
-        ));
-    }
-    if is_xdp && found.kind == "veth" && in_driver {
-        advice.push(format!(
-            "note: while XDP is on `{name}`, the other end of the veth sends no super-packets; packet:{name} lets them pass"
-        ));
-    }
-    if is_xdp && !in_driver {
-        advice.push(format!(
-            "warning: generic XDP loses the segment size of super-packets: switch GRO off here and TSO and GSO at the sender (`ethtool -K {name} gro off`), or use packet:{name}"
-        ));
-    }
-    advice
 }
 
 fn packet_config(

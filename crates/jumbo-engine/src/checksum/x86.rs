@@ -33,6 +33,12 @@ const SCALAR_LEN: usize = 127;
 /// for copies: neither aligned loads nor aligned stores made one faster.)
 const ALIGN_LEN: usize = 512;
 
+/// From here on a sum goes over both halves at once. What is longer than the first-level cache
+/// comes from the second, and that gives more to two streams than to one: on a Zen 5 a tenth more in
+/// a ring of such buffers, a sixth more where it is the same buffer again and again. (Four streams do better
+/// with one buffer, and worse with more.)
+const HALVES_LEN: usize = 56 << 10;
+
 /// The AVX2 kernels, where they run.
 pub(super) fn avx2() -> Option<Kernels> {
     has_avx2::get().then_some(Kernels {
@@ -184,6 +190,18 @@ unsafe fn avx512_body<const COPY: bool>(dst: *mut u8, src: *const u8, len: usize
             high[0] = _mm512_srli_epi64::<32>(v);
             at = first_len;
         }
+    }
+    if !COPY && len >= HALVES_LEN {
+        let half_len = (len - at) / 128 * 64;
+        let end = at + half_len;
+        while at < end {
+            // SAFETY: two halves of `half_len` bytes, in whole vectors, end at or before `len`.
+            let v = unsafe { _mm512_loadu_si512(src.add(at + half_len).cast()) };
+            all[2] = _mm512_add_epi64(all[2], v);
+            high[2] = _mm512_add_epi64(high[2], _mm512_srli_epi64::<32>(v));
+            take!(0);
+        }
+        at += half_len;
     }
     while len - at >= 64 * LANES {
         take!(0);

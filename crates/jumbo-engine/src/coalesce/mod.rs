@@ -1,6 +1,9 @@
 //! Coalescing: packets towards one out port become fewer and larger.
 //!
-//! For each packet of a burst call [`Coalescer::offer`]; it is either merged into
+//! Hand over what was received: a burst at once ([`Coalescer::take_all`]), packet by packet
+//! ([`Coalescer::take`]), or packets that were admitted before ([`Coalescer::offer`]).
+//! The results are the same; the more the coalescer sees at once, the faster it
+//! is. A packet is either merged into
 //! a held flow, or to be held with [`Coalescer::hold`] once its out port is
 //! known, or passed on alone. What has ended appears in [`Coalescer::ready`], in
 //! an order that never lets a packet overtake its own flow; order between flows
@@ -10,8 +13,8 @@
 //!
 //! Headers of held packets stay in their arena slots; payload is linked, never
 //! copied. Cost is one hash, one set of the table and one masked comparison of
-//! the header line, whatever the number of flows; only a mismatch is explained.
-
+//! the header line, whatever the number of flows, and less for packets that follow
+//! others of their flow; only a mismatch is explained.
 //!
 //! [`GRO`], [`LRO`] and [`RSC`] are tables of one rule set, [`Rules`]. A coalescer
 //! knows one or more of them, and each held flow is under the one of the port it
@@ -26,6 +29,7 @@ mod rest;
 mod rsc;
 mod rules;
 mod table;
+mod train;
 
 use alloc::vec::Vec;
 
@@ -44,12 +48,13 @@ use crate::arena::{Arena, Memory, PacketId};
 use crate::packet::{Net, Packet, Transport};
 use crate::pending::Csum;
 use crate::reason::Counts;
-use crate::superpacket;
+use crate::superpacket::{self, L3_TOTAL_BIG_MAX, L3_TOTAL_MAX};
 use crate::tunnel::{self, Difference, Tunnels};
 use judge::{Ends, Verdict};
 use merge::{Moved, complete_aggregate};
 use rules::{Masks, Shape};
 use table::{Flow, FlowId, IdRule, Table};
+use train::Train;
 
 /// What became of a packet.
 #[derive(Copy, Clone, Debug)]
@@ -74,6 +79,9 @@ pub struct Towards {
     /// Longest network packet that may leave there, header included, in bytes;
     /// the table has a limit of its own.
     pub l3_total_max: u32,
+    /// The same for TCP outside of tunnels, where more than 65535 bytes can be told (BIG TCP); 0
+    /// where they cannot. Only a lossless table that reaches 65535 goes beyond.
+    pub big_l3_total_max: u32,
     /// Tunnels in which packets may be merged. What the port does not take whole
     /// would be segmented again on its way out: work for nothing, so it is not
     /// merged in the first place.
@@ -83,12 +91,29 @@ pub struct Towards {
     pub hold_ns: u32,
 }
 
+impl Towards {
+    /// The longest network packet there that begins with this one.
+    fn longest(&self, rules: &Rules, packet: &Packet) -> u32 {
+        let limit = self.l3_total_max.min(rules.l3_total_max as u32);
+        let may_be_big = self.big_l3_total_max != 0
+            && rules.lossless
+            && rules.l3_total_max == L3_TOTAL_MAX
+            && packet.layers.transport == Transport::Tcp
+            && !packet.tunnel.is_some();
+        match may_be_big {
+            true => limit.max(self.big_l3_total_max.min(L3_TOTAL_BIG_MAX as u32)),
+            false => limit,
+        }
+    }
+}
+
 impl From<u32> for Towards {
     fn from(out: u32) -> Self {
         Self {
             out,
             personality: 0,
             l3_total_max: u32::MAX,
+            big_l3_total_max: 0,
             tunnels: Tunnels::All,
             hold_ns: 0,
         }
@@ -129,7 +154,7 @@ pub struct CoalesceStats {
     pub alone: Counts<Alone>,
     /// Packets that were merged onto another: absorbed.
     pub merged: u64,
-    /// Those of them that were never admitted ([`Coalescer::take`]).
+    /// Those of them that were never admitted ([`Coalescer::take`], [`Coalescer::take_all`]).
     pub merged_unadmitted: u64,
     /// Super-packets made.
     pub aggregates: u64,
@@ -150,6 +175,7 @@ pub struct Coalescer {
     table: Table,
     /// The nearest deadline of what rests, or one before it.
     nearest_ns: u64,
+    train: Train,
     ready: Vec<Ready>,
     stats: CoalesceStats,
 }
@@ -174,6 +200,7 @@ impl Coalescer {
             masks: MaskCache::new(rules),
             table: Table::new(flows, seed),
             nearest_ns: u64::MAX,
+            train: Train::none(),
             ready: Vec::with_capacity(2 * flows),
             stats: CoalesceStats::default(),
         }
@@ -229,7 +256,7 @@ impl Coalescer {
         let verified = match verdict {
             Verdict::Merge(_) => {
                 let behind = arena.payload_end(self.table.flow(flow_id).head);
-                verify_and_place(arena, id, behind, memory)
+                verify_and_place(arena, id, Some(behind), memory)
             }
             // It will most likely be the first of the next.
             Verdict::End(_) if self.rules_of(flow_id).restarts => {
@@ -355,7 +382,7 @@ impl Coalescer {
         let towards = towards.into();
         let index = usize::from(towards.personality).min(self.personalities.len() - 1);
         let rules = &self.personalities[index];
-        let l3_total_max = towards.l3_total_max.min(rules.l3_total_max as u32);
+        let l3_total_max = towards.longest(rules, arena.packet(id));
         // What the port does not take needs no look at its payload. Else a wrong checksum
         // says more than any rule that the packet meets besides.
         let may = if towards.tunnels.take(&arena.packet(id).tunnel) {

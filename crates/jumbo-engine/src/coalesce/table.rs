@@ -351,6 +351,12 @@ impl Table {
         (by == key && flow != NONE).then_some(FlowId(flow))
     }
 
+    /// The flow found last, if it is still held.
+    #[inline(always)]
+    pub(crate) fn found_last(&self) -> Option<FlowId> {
+        (self.recent.1 != NONE).then_some(FlowId(self.recent.1))
+    }
+
     /// Notes which flow was found, until it is removed.
     #[inline(always)]
     pub(crate) fn note_recent(&mut self, key: [u64; 2], flow: FlowId) {

@@ -75,6 +75,9 @@ pub(crate) enum Why {
     Alone(Alone),
 }
 
+/// What became of a packet that was not simply merged.
+type Taking = Result<(Admitted, Offer), HeaderFault>;
+
 /// The engine with memory of its own.
 pub(crate) struct Rig {
     pub(crate) memory: Vec<u8>,
@@ -165,6 +168,59 @@ impl Rig {
             self.settle(admitted, offer);
         }
         Ok(())
+    }
+
+    /// Takes a burst at once.
+    pub(crate) fn offer_burst(&mut self, inputs: &[Input]) {
+        let first = self.places.len() as u32;
+        let bodies: Vec<_> = inputs.iter().map(|input| self.lay(input)).collect();
+        let heads: Vec<_> = inputs
+            .iter()
+            .map(|input| {
+                let mut head = input.bytes.clone();
+                head.resize(head.len().max(HEAD_WANTED), 0xEE);
+                head
+            })
+            .collect();
+        let index = std::cell::Cell::new(first.wrapping_sub(1));
+        let burst = inputs.iter().zip(&bodies).zip(&heads);
+        let burst = burst.map(|((input, body), head)| {
+            index.set(index.get().wrapping_add(1));
+            Received {
+                link: input.link,
+                head,
+                body,
+                vnet: input.vnet.as_ref().map(|(header, trust)| (header, *trust)),
+                origin: 0,
+            }
+        });
+        let memory = SliceMemory::new(&self.memory, Kernels::portable());
+        let mut alone = Vec::new();
+        let rest = |gro: &mut Coalescer, arena: &mut Arena, _: Received<'_>, taken: Taking| {
+            let Ok((admitted, offer)) = taken else {
+                return;
+            };
+            let (id, index) = (admitted.id, index.get());
+            let why = match offer {
+                Offer::Merged => return,
+                Offer::Hold(slot) => match gro.hold(arena, id, slot, index, &memory) {
+                    Ok(()) => return,
+                    Err(why) => why,
+                },
+                Offer::Alone(why) => why,
+            };
+            gro.ready().push(Ready::alone(id, index));
+            alone.push(why);
+        };
+        self.gro.take_all(&mut self.arena, burst, &memory, rest);
+        let (known, mut alone) = (self.whys.len(), alone.into_iter());
+        let whys = self.gro.ready()[known..]
+            .iter()
+            .map(|ready| match ready.ended {
+                Some(end) => Why::Ended(end),
+                None => Why::Alone(alone.next().expect("a reason for each")),
+            });
+        self.whys.extend(whys);
     }
 
     /// Admits and coalesces one packet.

@@ -1,7 +1,7 @@
 //! A guest in QEMU and the host behind a TAP.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,15 +10,17 @@ use std::time::{Duration, Instant};
 
 use jumbo_lab::Host;
 use jumbo_lab::ns::NetNs;
+use jumbo_lab::packet_socket::PacketSocket;
 use jumbo_lab::tap::{Tap, TapOffloads, TapSpec};
 use jumbo_lab::vm::{Nic, Qemu, QemuTools, VmSpec};
+use jumbo_testkit::oracle::checksum;
 
 use crate::own::ms;
 use crate::switch::{Plan, Switch};
 use crate::{Result, print};
 
 /// Traffic before and behind each restart.
-const AROUND: Duration = Duration::from_millis(1500);
+const AROUND: Duration = Duration::from_millis(800);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn measure(jumbo: &Path, packed: bool, restarts: usize) -> Result<()> {
@@ -42,7 +44,7 @@ pub(crate) fn measure(jumbo: &Path, packed: bool, restarts: usize) -> Result<()>
     vm.ok("ip addr add 10.0.0.11/24 dev eth0 && ip link set eth0 up")?;
     vm.ok("for i in $(seq 10); do ping -c 1 -W 5 10.0.0.1 && exit; done; exit 1")?;
     let streams: [(&str, Begin); 3] = [
-        ("UDP from the guest", udp_out),
+        ("ICMP echoes of the guest", echoes),
         ("TCP from the guest", tcp_out),
         ("TCP round trips from the host", tcp_echo),
     ];
@@ -81,17 +83,40 @@ fn gap(switch: &mut Switch, mut arrival: Arrival) -> Result<Duration> {
     Ok(reader.join().expect("no panic")?)
 }
 
-/// A datagram each millisecond, as far as the guest manages.
-fn udp_out(host: &Host, vm: &mut Qemu) -> Result<Arrival> {
-    let socket = host.ns.run(|| UdpSocket::bind("10.0.0.1:0"))??;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    let port = socket.local_addr()?.port();
-    vm.ok("killall nc 2> /dev/null; true")?;
-    vm.ok(&format!(
-        "(while :; do echo x; usleep 1000; done | nc -u 10.0.0.1 {port}) > /dev/null 2>&1 &"
-    ))?;
-    socket.recv(&mut [0; 64])?;
-    Ok(Box::new(move || socket.recv(&mut [0; 64]).map(drop)))
+/// A question each millisecond, whatever becomes of the one before; an arrival is an answer of the guest's kernel.
+fn echoes(host: &Host, _: &mut Qemu) -> Result<Arrival> {
+    let ours = host.links()?.get("t0")?.mac.unwrap_or_default();
+    let question = echo_request(ours);
+    let socket = PacketSocket::open(&host.ns, "t0", false)?;
+    Ok(Box::new(move || {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            // Nobody takes it while the switch is not there.
+            let _ = socket.send(&question);
+            while let Ok(Some(packet)) = socket.recv(Duration::from_millis(1)) {
+                let is_answer = packet.get(6..12) == Some(&GUEST_MAC) && packet.get(34) == Some(&0);
+                if is_answer && packet.get(23) == Some(&ICMP) {
+                    return Ok(());
+                }
+            }
+        }
+        Err(ErrorKind::TimedOut.into())
+    }))
+}
+
+const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 11, 0];
+const ICMP: u8 = 1;
+
+/// RFC 792, from 10.0.0.1 to 10.0.0.11.
+fn echo_request(ours: [u8; 6]) -> Vec<u8> {
+    let mut ip = vec![0x45, 0, 0, 28, 0, 0, 0x40, 0, 64, ICMP, 0, 0];
+    ip.extend([10, 0, 0, 1, 10, 0, 0, 11]);
+    let sum = checksum(&ip);
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    let mut icmp = vec![8, 0, 0, 0, 0, 1, 0, 1];
+    let sum = checksum(&icmp);
+    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+    [&GUEST_MAC[..], &ours, &[8, 0], &ip, &icmp].concat()
 }
 
 /// As fast as the guest sends.
@@ -104,7 +129,19 @@ fn tcp_out(host: &Host, vm: &mut Qemu) -> Result<Arrival> {
     ))?;
     let (mut stream, _) = listener.accept()?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    Ok(Box::new(move || stream.read_exact(&mut [0; 4096])))
+    Ok(Box::new(move || {
+        patiently(|| stream.read(&mut [0; 1 << 16])).map(drop)
+    }))
+}
+
+/// Again where a process that was stopped goes on.
+fn patiently<T>(mut act: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    loop {
+        match act() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
 }
 
 /// A byte there and back.
@@ -122,6 +159,6 @@ fn tcp_echo(host: &Host, vm: &mut Qemu) -> Result<Arrival> {
     stream.set_nodelay(true)?;
     Ok(Box::new(move || {
         stream.write_all(b"x")?;
-        stream.read_exact(&mut [0; 1])
+        patiently(|| stream.read_exact(&mut [0; 1]))
     }))
 }

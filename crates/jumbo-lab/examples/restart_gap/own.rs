@@ -123,20 +123,22 @@ fn one(switch: &mut Switch, a: &mut Card, b: &mut Card) -> Result<Sample> {
     let killed = Instant::now();
     thread::scope(|scope| -> Result<()> {
         let restarted = scope.spawn(|| switch.restart().map_err(|error| error.to_string()));
-        let mut back = [false; 2];
-        while back != [true; 2] {
+        // Into the ring of nobody, until the first connection.
+        let of_a = loop {
             traffic.step(a, b)?;
-            for (card, back) in [&mut *a, &mut *b].into_iter().zip(&mut back) {
-                if let Ok(front) = card.came.try_recv() {
-                    sample.connected = killed.elapsed();
-                    card.net.reconnect(front)?;
-                    *back = true;
-                }
+            if let Ok(front) = a.came.try_recv() {
+                break front;
             }
             if killed.elapsed() > PATIENCE {
                 return Err("the switch did not come back".into());
             }
-        }
+        };
+        let of_b = b.came.recv_timeout(PATIENCE)?;
+        sample.connected = killed.elapsed();
+        // Both at once, as two guests do it.
+        let back = scope.spawn(|| a.net.reconnect(of_a));
+        b.net.reconnect(of_b)?;
+        back.join().expect("no panic")?;
         sample.handed_over = killed.elapsed();
         Ok(restarted.join().expect("no panic")?)
     })?;

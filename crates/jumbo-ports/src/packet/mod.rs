@@ -13,6 +13,7 @@
 mod queue;
 mod ring;
 mod sys;
+mod transmit;
 pub(crate) mod watch;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,6 +23,7 @@ use rustix::io::Errno;
 
 use self::queue::PacketQueue;
 use self::ring::Ring;
+use self::transmit::TransmitRing;
 use self::watch::Watch;
 use crate::queue::{Capability, Port, PortInfo, Presence, Queue};
 use crate::sys::netdev::{self, control_socket};
@@ -38,6 +40,9 @@ const LINK_LEN: usize = 14 + 8;
 /// What may wait beside the ring, and on the way out, in bytes as the kernel counts
 /// them: some hundreds of super-packets.
 const SOCKET_BUFFER_LEN: usize = 16 << 20;
+
+const NO_FULL_BUFFERS: &str = "without CAP_NET_ADMIN net.core.rmem_max and wmem_max limit them: a few super-packets \
+    fill them (`sysctl -w net.core.rmem_max=16777216 net.core.wmem_max=16777216`)";
 
 /// ETHTOOL_GTXCSUM and ETHTOOL_GTSO of Linux `include/uapi/linux/ethtool.h`.
 const ETHTOOL_GTXCSUM: u32 = 0x16;
@@ -147,16 +152,20 @@ pub fn open(config: &PacketConfig) -> Result<Port, PacketError> {
     let found = find(config)?;
     let packet_len = LINK_LEN + found.mtu.max(config.mtu.unwrap_or(0));
     let mut sockets = Vec::with_capacity(config.queues);
+    let mut full_buffers = true;
     for _ in 0..config.queues.max(1) {
         let socket = sys::socket().map_err(failed("opening a packet socket"))?;
-        let ring = prepare(socket.as_fd(), config, packet_len)
+        let (ring, full) = prepare(socket.as_fd(), config, packet_len)
             .map_err(failed("preparing a packet socket"))?;
+        full_buffers &= full;
         sockets.push((socket, ring));
     }
     bind_all(&sockets, found.index, config.fanout).map_err(failed("listening to it"))?;
     let mut queues: Vec<Box<dyn Queue>> = Vec::with_capacity(sockets.len());
     for (socket, ring) in sockets {
-        queues.push(Box::new(PacketQueue::new(socket, ring)));
+        let transmit = TransmitRing::open(found.index, packet_len, config.qdisc_bypass)
+            .map_err(failed("preparing to send"))?;
+        queues.push(Box::new(PacketQueue::new(socket, ring, transmit)));
     }
     let info = PortInfo {
         kind: "packet",
@@ -164,7 +173,7 @@ pub fn open(config: &PacketConfig) -> Result<Port, PacketError> {
         hands: Caps::ALL,
         takes: found.takes,
         mtu: found.mtu,
-        capabilities: capabilities(config, found.takes),
+        capabilities: capabilities(config, found.takes, full_buffers),
         presence: Presence::Up,
     };
     let watch = Watch::new(found.index, info.clone()).map_err(failed("watching its state"))?;
@@ -186,9 +195,10 @@ pub(crate) fn sender(index: u32, mtu: usize) -> Result<Box<dyn Queue>, Errno> {
         mtu: None,
     };
     let socket = sys::socket()?;
-    let ring = prepare(socket.as_fd(), &config, LINK_LEN + mtu)?;
+    let (ring, _) = prepare(socket.as_fd(), &config, LINK_LEN + mtu)?;
     sys::bind_to_send(socket.as_fd(), index)?;
-    Ok(Box::new(PacketQueue::new(socket, ring)))
+    let transmit = TransmitRing::open(index, LINK_LEN + mtu, config.qdisc_bypass)?;
+    Ok(Box::new(PacketQueue::new(socket, ring, transmit)))
 }
 
 fn find(config: &PacketConfig) -> Result<Found, PacketError> {
@@ -224,18 +234,31 @@ fn device_takes(socket: BorrowedFd<'_>, device: &str) -> Caps {
     Caps::new(csum, tso, tso, false, false)
 }
 
-/// All that must be done before a socket hears anything.
-fn prepare(fd: BorrowedFd<'_>, config: &PacketConfig, packet_len: usize) -> Result<Ring, Errno> {
+/// All that must be done before a socket hears anything. Tells whether its buffers
+/// are as large as they should be.
+fn prepare(
+    fd: BorrowedFd<'_>,
+    config: &PacketConfig,
+    packet_len: usize,
+) -> Result<(Ring, bool), Errno> {
     sys::prepare(fd, config.qdisc_bypass)?;
     // Where the user may not exceed the limit of the machine, the limit must do.
     use rustix::net::sockopt;
+    let mut full = true;
     if sockopt::set_socket_recv_buffer_size_force(fd, SOCKET_BUFFER_LEN).is_err() {
         sockopt::set_socket_recv_buffer_size(fd, SOCKET_BUFFER_LEN)?;
+        full &= sockopt::socket_recv_buffer_size(fd)? >= SOCKET_BUFFER_LEN;
     }
-    if sockopt::set_socket_send_buffer_size_force(fd, SOCKET_BUFFER_LEN).is_err() {
-        sockopt::set_socket_send_buffer_size(fd, SOCKET_BUFFER_LEN)?;
-    }
-    Ring::new(fd, SLOTS, packet_len)
+    set_send_buffer(fd)?;
+    full &= sockopt::socket_send_buffer_size(fd)? >= SOCKET_BUFFER_LEN;
+    Ok((Ring::new(fd, SLOTS, packet_len)?, full))
+}
+
+/// What may be on its way out.
+fn set_send_buffer(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    use rustix::net::sockopt;
+    sockopt::set_socket_send_buffer_size_force(fd, SOCKET_BUFFER_LEN)
+        .or_else(|_| sockopt::set_socket_send_buffer_size(fd, SOCKET_BUFFER_LEN))
 }
 
 /// Binds the sockets and makes them share the packets.
@@ -259,7 +282,7 @@ fn bind_all(sockets: &[(OwnedFd, Ring)], index: u32, fanout: Fanout) -> Result<(
 }
 
 /// Both directions of each capability, for `jumbo status`.
-fn capabilities(config: &PacketConfig, takes: Caps) -> Vec<Capability> {
+fn capabilities(config: &PacketConfig, takes: Caps, full_buffers: bool) -> Vec<Capability> {
     type Get = fn(Caps) -> bool;
     let rows: [(&str, &str, Get); 5] = [
         ("rx_csum", "tx_csum", Caps::csum),
@@ -291,5 +314,11 @@ fn capabilities(config: &PacketConfig, takes: Caps) -> Vec<Capability> {
             why,
         });
     }
+    list.push(Capability {
+        name: "full_buffers",
+        offered: full_buffers,
+        in_use: full_buffers,
+        why: (!full_buffers).then(|| NO_FULL_BUFFERS.to_owned()),
+    });
     list
 }

@@ -23,7 +23,33 @@ pub struct Region {
     base: NonNull<u8>,
     len: usize,
     guard: Guard,
+    /// All that is unmapped with it.
+    range: Range,
 }
+
+/// An address range of ours.
+#[derive(Copy, Clone, Debug)]
+struct Range {
+    start: *mut c_void,
+    len: usize,
+}
+
+impl Range {
+    /// Gives the range back.
+    ///
+    /// # Safety
+    /// It is mapped, and nobody uses it any more.
+    unsafe fn unmap(self) {
+        // SAFETY: the caller's.
+        let _ = unsafe { rustix::mm::munmap(self.start, self.len) };
+    }
+}
+
+/// Nobody may touch so many bytes beside a fenced mapping. A multiple of every page size that is not huge.
+const FENCE: usize = 1 << 16;
+
+/// Larger mappings begin at a multiple of this, as the kernel places them itself, so that they may be of huge pages.
+const HUGE_PAGE: usize = 2 << 20;
 
 // SAFETY: the mapping belongs to no thread, and all access is by raw copies that
 // make no claim about who else reads or writes.
@@ -50,12 +76,68 @@ impl Region {
                 offset,
             )
         }?;
-        let guard = Guard::new(base as usize, len).inspect_err(|_| {
-            // SAFETY: just mapped, and nobody knows of it.
-            let _ = unsafe { rustix::mm::munmap(base, len) };
-        })?;
-        let base = NonNull::new(base.cast()).ok_or(Errno::INVAL)?;
-        Ok(Self { base, len, guard })
+        let range = Range { start: base, len };
+        // SAFETY: just mapped, by one call, and nobody else knows of it.
+        unsafe { Self::new(range, base, len) }
+    }
+
+    /// As [`Region::map`], with addresses beside it that nobody may touch: an access that misses it ends the process,
+    /// and never reaches other memory. `page` is the page size of the file.
+    ///
+    /// # Errors
+    /// Those of [`Region::map`].
+    pub fn map_fenced(
+        file: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+        page: usize,
+    ) -> Result<Self, Errno> {
+        let large = if len >= HUGE_PAGE { HUGE_PAGE } else { FENCE };
+        let align = page.max(large);
+        if len == 0 || !align.is_power_of_two() {
+            return Err(Errno::INVAL);
+        }
+        let whole = len.checked_next_multiple_of(align).ok_or(Errno::NOMEM)?;
+        let total = whole.checked_add(align + 2 * FENCE).ok_or(Errno::NOMEM)?;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new mapping at a place of the kernel's choice, which nobody may touch.
+        let start = unsafe {
+            rustix::mm::mmap_anonymous(std::ptr::null_mut(), total, ProtFlags::empty(), flags)
+        }?;
+        let range = Range { start, len: total };
+        let base = (start as usize + FENCE).next_multiple_of(align) as *mut c_void;
+        // SAFETY: `whole` bytes at `base` are in the range that was just reserved: less than FENCE and
+        // `align` together is before them, so that another FENCE is behind them.
+        let mapped = unsafe {
+            let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
+            let protection = ProtFlags::READ | ProtFlags::WRITE;
+            rustix::mm::mmap(base, len, protection, flags, file, offset)
+        };
+        if let Err(errno) = mapped {
+            // SAFETY: nobody knows of it.
+            unsafe { range.unmap() };
+            return Err(errno);
+        }
+        // SAFETY: mapped above, and nobody else knows of it.
+        unsafe { Self::new(range, base, len) }
+    }
+
+    /// Takes charge of `len` mapped bytes at `base`. On failure the range is given back.
+    ///
+    /// # Safety
+    /// `base` is in `range`, with `len` bytes behind it; all of it is ours alone.
+    unsafe fn new(range: Range, base: *mut c_void, len: usize) -> Result<Self, Errno> {
+        let made = Guard::new(base as usize, len).and_then(|guard| {
+            let base = NonNull::new(base.cast()).ok_or(Errno::INVAL)?;
+            Ok(Self {
+                base,
+                len,
+                guard,
+                range,
+            })
+        });
+        // SAFETY: the caller's.
+        made.inspect_err(|_| unsafe { range.unmap() })
     }
 
     /// Whether its file was truncated under it and somebody touched what is gone:
@@ -103,13 +185,24 @@ impl Region {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
         Some(())
     }
+
+    /// Writes the bytes of `piece` at `at`; `None`, and nothing is written, if they
+    /// would not fit.
+    #[inline]
+    pub fn write_piece(&self, at: u64, piece: Piece<'_>) -> Option<()> {
+        let to = self.ptr(at, piece.len)?;
+        // SAFETY: `ptr` has seen to it that `piece.len` bytes are mapped there, as many
+        // are readable at `piece.base`, and `copy` allows that they overlap.
+        unsafe { std::ptr::copy(piece.base, to.as_ptr(), piece.len) };
+        Some(())
+    }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
         self.guard.end();
-        // SAFETY: mapped by `map`, and pieces borrow the region, so none is left.
-        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast::<c_void>(), self.len) };
+        // SAFETY: mapped when the region was made, and pieces borrow the region, so none is left.
+        unsafe { self.range.unmap() };
     }
 }
 
@@ -233,6 +326,14 @@ mod tests {
         let mut some = [0; 6];
         assert_eq!(piece.copy_to(&mut some), 6);
         assert_eq!(&some, b"across");
+        region.write_piece(0, piece).expect("inside");
+        region
+            .write_piece(7, region.piece(0, 13).expect("inside"))
+            .expect("overlapping");
+        let mut all = Vec::new();
+        region.piece(0, 20).expect("inside").append_to(&mut all);
+        assert_eq!(all, b"across across a page");
+        assert!(region.write_piece(8180, piece).is_none(), "not all inside");
         assert!(region.piece(8192, 0).is_some(), "the very end, no bytes");
         for (at, len) in [(8192, 1), (8191, 2), (0, 8193), (u64::MAX, 1), (8193, 0)] {
             assert!(region.piece(at, len).is_none(), "{at}+{len}");
@@ -241,6 +342,56 @@ mod tests {
                 "{at}+{len}"
             );
         }
+    }
+
+    /// The rights of the mapping that an address lies in, as the kernel shows them.
+    fn rights(at: usize) -> Option<String> {
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("our own");
+        let found = maps.lines().find(|line| {
+            let (start, end) = line
+                .split_once(' ')
+                .unwrap_or_default()
+                .0
+                .split_once('-')
+                .expect("a range");
+            let hex = |text| usize::from_str_radix(text, 16).expect("an address");
+            (hex(start)..hex(end)).contains(&at)
+        });
+        Some(found?.split(' ').nth(1)?.to_owned())
+    }
+
+    #[test]
+    fn a_fence_is_on_both_sides() {
+        let file = memfd_create("region", MemfdFlags::CLOEXEC).expect("memfd");
+        ftruncate(&file, 8 << 20).expect("room");
+        for (len, align) in [
+            (1, FENCE),
+            (4096, FENCE),
+            (FENCE, FENCE),
+            ((2 << 20) + 1, HUGE_PAGE),
+        ] {
+            let region = Region::map_fenced(file.as_fd(), 4096, len, 4096).expect("mapped");
+            region.write(len as u64 - 1, b"x").expect("inside");
+            let base = region.ptr(0, len).expect("inside").as_ptr() as usize;
+            let end = base + len.next_multiple_of(4096);
+            assert_eq!(base % align, 0);
+            for at in [base - 1, base - FENCE, end, end + FENCE - 1] {
+                assert_eq!(
+                    rights(at).as_deref(),
+                    Some("---p"),
+                    "{len}: {at:x}, {base:x}"
+                );
+            }
+            assert_eq!(rights(end - 1).as_deref(), Some("rw-s"));
+        }
+        let refused = [(0, 4096), (4096, 3 << 20), (usize::MAX, 4096)];
+        for (len, page) in refused {
+            assert!(Region::map_fenced(file.as_fd(), 0, len, page).is_err());
+        }
+        assert!(
+            Region::map_fenced(file.as_fd(), 1, 4096, 4096).is_err(),
+            "no page's"
+        );
     }
 
     #[test]

@@ -78,11 +78,13 @@ pub enum TapError {
     DeviceFileRefused,
     /// The device may not be made or attached to.
     #[error(
-        "device `{device}` may not be used: run as root or with CAP_NET_ADMIN, or make it for this user first (`ip tuntap add {device} mode tap user $USER`)"
+        "device `{device}` may not be used: run as root or with CAP_NET_ADMIN, or make it for this user first (`ip tuntap add {device} mode {mode} user $USER`)"
     )]
     NotPermitted {
         /// The device.
         device: String,
+        /// `tap` or `tun`.
+        mode: &'static str,
     },
     /// Somebody else holds it.
     #[error(
@@ -192,6 +194,8 @@ fn open_as(config: &TapConfig, link: Link) -> Result<Port, TapError> {
     let tunnels = form == Form::Tunnel24;
     let takes = config.takes;
     let takes = takes.with_udp_tunnels(tunnels && takes.udp_tunnel(), takes.udp_tunnel_csum());
+    let big = takes.big_tcp4() && link == Link::Ethernet && kernel_takes_big_tcp4();
+    let takes = takes.with_big_tcp(big, false);
     let mut info = PortInfo {
         kind: match link {
             Link::Ethernet => "tap",
@@ -283,19 +287,16 @@ fn attach(config: &TapConfig, flags: libc::c_int) -> Result<OwnedFd, TapError> {
         },
     })?;
     let device = device.clone();
+    let (wanted, mode) = match flags & libc::IFF_TUN {
+        0 => ("TAP", "tap"),
+        _ => ("TUN", "tun"),
+    };
     match sys::set_iff(file.as_fd(), &device, flags) {
         Ok(_) => Ok(file),
-        Err(Errno::PERM | Errno::ACCESS) => Err(TapError::NotPermitted { device }),
+        Err(Errno::PERM | Errno::ACCESS) => Err(TapError::NotPermitted { device, mode }),
         Err(Errno::BUSY) => Err(TapError::Busy { device }),
         Err(Errno::NAMETOOLONG) => Err(TapError::BadName { device }),
-        Err(Errno::INVAL) => {
-            let wanted = if flags & libc::IFF_TUN != 0 {
-                "TUN"
-            } else {
-                "TAP"
-            };
-            Err(TapError::OtherKind { device, wanted })
-        }
+        Err(Errno::INVAL) => Err(TapError::OtherKind { device, wanted }),
         Err(source) => Err(TapError::Kernel {
             device,
             operation: "attaching to it",
@@ -363,6 +364,16 @@ fn offload_bits(caps: Caps) -> u32 {
         | bit(caps.udp_tunnel_csum(), TUN_F_UDP_TUNNEL_GSO_CSUM)
 }
 
+/// Whether this kernel takes TCP over IPv4 of more than 65535 bytes: since Linux 6.3 an IPv4 length of
+/// zero means that of the super-packet (`iph_totlen`); before, it is an error.
+fn kernel_takes_big_tcp4() -> bool {
+    let release = rustix::system::uname();
+    let release = release.release().to_str().unwrap_or_default();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut number = || numbers.next().and_then(|n| n.parse::<u32>().ok());
+    (number(), number()) >= (Some(6), Some(3))
+}
+
 /// Both directions of each capability, for `jumbo status`.
 fn capabilities(config: &TapConfig, hands: Caps, takes: Caps) -> Vec<Capability> {
     type Get = fn(Caps) -> bool;
@@ -401,6 +412,14 @@ fn capabilities(config: &TapConfig, hands: Caps, takes: Caps) -> Vec<Capability>
             why: why(wanted, got),
         });
     }
+    // One way: no TAP hands such packets over (its `tso_max_size` is 65536).
+    let (wanted, got) = (config.takes.big_tcp4(), takes.big_tcp4());
+    list.push(Capability {
+        name: "tx_big_tcp4",
+        offered: got || !wanted,
+        in_use: got,
+        why: why(wanted, got),
+    });
     list
 }
 

@@ -36,6 +36,8 @@ features! {
     HOST_TSO6 = 12;
     /// Of those, ones with CWR.
     HOST_ECN = 13;
+    /// UDP datagrams from the guest that are still to be fragmented (drivers of old).
+    HOST_UFO = 14;
     /// Packets to the guest may be spread over several buffers.
     MRG_RXBUF = 15;
     /// A control queue; the monitor serves it.

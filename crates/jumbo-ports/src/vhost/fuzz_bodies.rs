@@ -6,8 +6,11 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::MemfdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
+use crate::queue::Workers;
+
 use super::feature::{self, protocol};
 use super::message::{CONFIG_HEAD_LEN, CONFIG_LEN_MAX, NO_FD};
+use super::port::{Guest, VhostConfig, idle, offer};
 use super::session::Handled;
 use super::{
     Connection, DataPath, Device, Ended, Message, Offer, Position, Request, ResumeError, Session,
@@ -288,13 +291,65 @@ impl DataPath for Checker {
     fn announce(&mut self, _mac: [u8; 6]) {}
 }
 
+/// A port without its socket and its thread: what it is told, it does at once. Packets go through whatever `workers` are.
+#[derive(Debug)]
+pub struct Bare {
+    session: Session,
+    guest: Guest,
+}
+
+impl Bare {
+    /// A port of one worker that nobody has spoken to.
+    pub fn new(config: &VhostConfig, workers: Box<dyn Workers>) -> Self {
+        let offer = offer(config);
+        let guest = Guest::new(workers, 1, idle(config, &offer), offer.features, None);
+        Self {
+            session: Session::new(offer),
+            guest,
+        }
+    }
+
+    /// What the front end was offered.
+    pub fn features(&self) -> u64 {
+        self.session.offered()
+    }
+
+    /// Does what a message says.
+    ///
+    /// # Errors
+    /// The connection would end: [`close`](Self::close).
+    pub fn handle(&mut self, message: Message) -> Result<Handled, VhostError> {
+        self.session.handle(message, &mut self.guest)
+    }
+
+    /// Whether the workers have rings.
+    pub fn is_running(&self) -> bool {
+        self.session.is_running()
+    }
+
+    /// The front end goes.
+    pub fn close(mut self) {
+        self.session.close(&mut self.guest);
+    }
+}
+
 /// Files to send along.
-struct Files {
+#[derive(Debug)]
+pub struct Files {
     memory: [OwnedFd; 2],
     event: OwnedFd,
 }
 
 impl Files {
+    /// With so many bytes of memory in each.
+    pub fn with_memory(len: u64) -> Self {
+        let files = Self::new();
+        for memory in &files.memory {
+            rustix::fs::ftruncate(memory, len).expect("room");
+        }
+        files
+    }
+
     fn new() -> Self {
         let memory = || rustix::fs::memfd_create("fuzz", MemfdFlags::CLOEXEC).expect("memory");
         Self {
@@ -303,7 +358,8 @@ impl Files {
         }
     }
 
-    fn get(&self, kind: u8) -> OwnedFd {
+    /// The event, or one of two memories.
+    pub fn get(&self, kind: u8) -> OwnedFd {
         let file = match kind % 3 {
             0 => &self.event,
             1 => &self.memory[0],
@@ -314,10 +370,12 @@ impl Files {
 }
 
 /// Reads `data` from the front; zeros follow its end.
-struct Input<'a>(&'a [u8]);
+#[derive(Debug)]
+pub struct Input<'a>(pub &'a [u8]);
 
 impl Input<'_> {
-    fn byte(&mut self) -> u8 {
+    /// The next one.
+    pub fn byte(&mut self) -> u8 {
         let Some((first, rest)) = self.0.split_first() else {
             return 0;
         };
@@ -325,7 +383,8 @@ impl Input<'_> {
         *first
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    /// One of these.
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[usize::from(self.byte()) % from.len()]
     }
 
@@ -345,7 +404,8 @@ impl Input<'_> {
         }
     }
 
-    fn message(&mut self, files: &Files) -> Option<Message> {
+    /// A message, most of them well-formed; `None` at the end.
+    pub fn message(&mut self, files: &Files) -> Option<Message> {
         if self.0.is_empty() {
             return None;
         }
@@ -373,7 +433,8 @@ impl Input<'_> {
         })
     }
 
-    fn raw(&mut self) -> Vec<u8> {
+    /// Some bytes as they are.
+    pub fn raw(&mut self) -> Vec<u8> {
         let len = usize::from(self.byte()).min(self.0.len());
         let (raw, rest) = self.0.split_at(len);
         self.0 = rest;
@@ -440,7 +501,8 @@ impl Input<'_> {
             | bit(0x80, self.word())
     }
 
-    fn word(&mut self) -> u64 {
+    /// An address, size or offset.
+    pub fn word(&mut self) -> u64 {
         self.pick(&WORDS)
     }
 

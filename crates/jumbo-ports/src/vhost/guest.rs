@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use rustix::fs::Stat;
 use rustix::io::Errno;
 
 use super::device::RegionSpec;
@@ -10,6 +11,9 @@ use crate::pool::{REGION_LEN_MAX, REGIONS_MAX, Region, Regions};
 
 /// Mappings begin at a multiple of this. Files on huge pages begin at zero anyway.
 const PAGE: u64 = 4096;
+
+/// The largest page there is (x86-64, 1 GiB).
+const BLOCK_MAX: usize = 1 << 30;
 
 /// A guest's memory. Lives as long as anything refers to it.
 #[derive(Debug)]
@@ -161,17 +165,29 @@ impl Mapped {
             return Err(MapError::TooLarge(spec.size));
         };
         let file = spec.file.as_fd();
-        let has = rustix::fs::fstat(file)?.st_size as u64;
+        let stat = rustix::fs::fstat(file)?;
+        let has = stat.st_size as u64;
         // Device files have no size; what is behind them is the kernel's word.
         if has != 0 && end > has {
             return Err(MapError::FileTooShort { end, has });
         }
-        let region = Region::map(file, spec.mmap_offset - skip, len as usize)?;
+        let page = page_len(&stat);
+        let region = Region::map_fenced(file, spec.mmap_offset - skip, len as usize, page)?;
         Ok(Self {
             spec: spec.clone(),
             region: Arc::new(region),
             skip,
         })
+    }
+}
+
+/// Bytes of the pages that a file is mapped by: of one on huge pages its block is one (Linux fs/hugetlbfs/inode.c
+/// `hugetlbfs_fill_super`).
+fn page_len(stat: &Stat) -> usize {
+    let block = usize::try_from(stat.st_blksize).unwrap_or(0);
+    match block.is_power_of_two() {
+        true => block.clamp(PAGE as usize, BLOCK_MAX),
+        false => PAGE as usize,
     }
 }
 

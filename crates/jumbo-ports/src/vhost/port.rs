@@ -72,7 +72,7 @@ impl VhostConfig {
             client: false,
             queue_pairs: 1,
             workers,
-            hands: Caps::ALL,
+            hands: Caps::ALL.with_ufo(true),
             takes: Caps::ALL,
             mtu: None,
             packed: true,
@@ -127,19 +127,7 @@ pub fn open(
         false => Endpoint::Listen(listen(&config.path, Mode::RUSR | Mode::WUSR)?),
     };
     let offer = offer(config);
-    let waits = match config.client {
-        true => "waits for somebody to listen at its socket",
-        false => "waits for a front end to connect",
-    };
-    let info = PortInfo {
-        kind: "vhost-user",
-        device: config.path.display().to_string(),
-        hands: Caps::NONE,
-        takes: Caps::NONE,
-        mtu: usize::from(offer.mtu),
-        capabilities: capabilities(offer.features, 0),
-        presence: Presence::Waiting(waits.to_owned()),
-    };
+    let info = idle(config, &offer);
     let rings = offer.rings();
     let kept = match &config.state {
         Some(path) => Some(Kept::open(path, rings).map_err(OpenError::State)?),
@@ -163,8 +151,25 @@ pub fn open(
     })
 }
 
+/// What the port is before its first guest.
+pub(super) fn idle(config: &VhostConfig, offer: &Offer) -> PortInfo {
+    let waits = match config.client {
+        true => "waits for somebody to listen at its socket",
+        false => "waits for a front end to connect",
+    };
+    PortInfo {
+        kind: "vhost-user",
+        device: config.path.display().to_string(),
+        hands: Caps::NONE,
+        takes: Caps::NONE,
+        mtu: usize::from(offer.mtu),
+        capabilities: capabilities(offer.features, 0),
+        presence: Presence::Waiting(waits.to_owned()),
+    }
+}
+
 /// What the guest is offered.
-fn offer(config: &VhostConfig) -> Offer {
+pub(super) fn offer(config: &VhostConfig) -> Offer {
     let mut features = feature::VERSION_1
         | feature::ANY_LAYOUT
         | feature::MRG_RXBUF
@@ -182,6 +187,7 @@ fn offer(config: &VhostConfig) -> Offer {
     add(hands.tso6(), feature::HOST_TSO6);
     add(hands.tso_ecn(), feature::HOST_ECN);
     add(hands.uso(), feature::HOST_USO);
+    add(hands.ufo(), feature::HOST_UFO);
     add(takes.csum(), feature::GUEST_CSUM);
     add(takes.tso4(), feature::GUEST_TSO4);
     add(takes.tso6(), feature::GUEST_TSO6);
@@ -460,6 +466,7 @@ fn terms(device: &Device, memory: Arc<GuestMemory>) -> Terms {
         form,
         mergeable: has(feature::MRG_RXBUF),
         takes: takes(device.features),
+        hands: hands(device.features),
         hash: has(feature::HASH_REPORT).then(|| Arc::new(Toeplitz::new(&MICROSOFT_KEY))),
         health: Health::default(),
     }
@@ -576,11 +583,12 @@ fn hands(features: u64) -> Caps {
         has(feature::HOST_ECN),
         has(feature::HOST_USO),
     )
+    .with_ufo(has(feature::HOST_UFO))
 }
 
 /// Both directions of each capability, for `jumbo status`.
 pub(super) fn capabilities(offered: u64, acked: u64) -> Vec<Capability> {
-    let rows: [(&'static str, u64); 16] = [
+    let rows: [(&'static str, u64); 17] = [
         ("rx_csum", feature::CSUM),
         ("tx_csum", feature::GUEST_CSUM),
         ("rx_tso4", feature::HOST_TSO4),
@@ -591,6 +599,7 @@ pub(super) fn capabilities(offered: u64, acked: u64) -> Vec<Capability> {
         ("tx_tso_ecn", feature::GUEST_ECN),
         ("rx_uso", feature::HOST_USO),
         ("tx_uso", feature::GUEST_USO4 | feature::GUEST_USO6),
+        ("rx_ufo", feature::HOST_UFO),
         ("mergeable", feature::MRG_RXBUF),
         ("packed", feature::RING_PACKED),
         ("event_idx", feature::EVENT_IDX),

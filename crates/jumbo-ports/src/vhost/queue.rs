@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use super::device::Position;
 use super::guest::GuestMemory;
 use super::kick;
+use super::returns::Returns;
 use super::sys::buf::{Buf, Prefix};
 use super::sys::vring::{CHAIN_MAX, Chain, RingFault, Vring};
 use crate::pool::{Lender, Pool};
@@ -31,6 +32,9 @@ const AHEAD: usize = 32;
 
 /// The longest virtio header of any form, bytes.
 const VNET_MAX: usize = 20;
+
+/// That of nearly every guest ([`Form::Modern12`]).
+const MODERN_LEN: usize = 12;
 
 /// Why a port has stopped, once it has.
 pub(super) type Health = Arc<OnceLock<String>>;
@@ -44,6 +48,8 @@ pub(super) struct Terms {
     pub(super) mergeable: bool,
     /// What the guest takes.
     pub(super) takes: Caps,
+    /// What it may hand over.
+    pub(super) hands: Caps,
     /// The guest wants each packet's hash (VIRTIO_NET_F_HASH_REPORT).
     pub(super) hash: Option<Arc<Toeplitz>>,
     pub(super) health: Health,
@@ -144,9 +150,7 @@ impl FromGuest {
     }
 
     fn release(&mut self) {
-        for chain in self.taken.drain(..) {
-            self.ring.vring.give_back(chain, 0);
-        }
+        self.ring.vring.give_back_unwritten(&mut self.taken);
         self.ring.publish();
     }
 }
@@ -379,6 +383,8 @@ pub(super) struct VhostQueue {
     /// The first bytes of a packet, copied out once.
     head: Box<[u8; VNET_MAX + HEAD_WANTED]>,
     full_way: usize,
+    /// Where flows are to go, if the guest has several pairs here.
+    returns: Option<Returns>,
 }
 
 /// Most ways of a worker: the bits of a word.
@@ -387,8 +393,16 @@ pub(super) const WAYS_MAX: usize = 64;
 impl VhostQueue {
     /// # Errors
     /// When the kernel gives no epoll set.
-    pub(super) fn new(terms: Terms, from: Vec<FromGuest>, ways: Vec<Way>) -> Result<Self, Errno> {
+    pub(super) fn new(
+        terms: Terms,
+        from: Vec<FromGuest>,
+        mut ways: Vec<Way>,
+    ) -> Result<Self, Errno> {
         debug_assert!(ways.len() <= WAYS_MAX);
+        let come: Vec<_> = from.iter().map(|from| from.ring.index).collect();
+        let go: Vec<_> = (ways.iter_mut())
+            .map(|way| way.with(|to| to.ring.index))
+            .collect();
         let kicks = match from.as_slice() {
             [] | [_] => None,
             several => Some(epoll_of(several)?),
@@ -405,6 +419,7 @@ impl VhostQueue {
             frags: Vec::with_capacity(CHAIN_MAX),
             head: Box::new([0; VNET_MAX + HEAD_WANTED]),
             full_way: 0,
+            returns: Returns::new(&come, &go),
         })
     }
 
@@ -439,9 +454,6 @@ impl VhostQueue {
             };
             *taken_bytes += self.take_ahead(index, room, burst)?;
             if self.chains.is_empty() {
-                if self.from[index].sleep()? {
-                    continue;
-                }
                 return Ok(false);
             }
             self.admit_taken(index, lender, burst, stats);
@@ -482,6 +494,7 @@ impl VhostQueue {
         burst: &mut Burst,
         stats: &mut RxStats,
     ) {
+        let before = burst.batch.len();
         for at in 0..self.chains.len() {
             let (chain, first) = self.chains[at];
             let end = self
@@ -491,7 +504,13 @@ impl VhostQueue {
             self.from[index].taken.push(chain);
             let bufs = &self.bufs[first..end];
             let scratch = (&mut *self.head, &mut self.frags);
-            admit(bufs, self.terms.form, lender, scratch, burst, stats);
+            admit(bufs, &self.terms, lender, scratch, burst, stats);
+        }
+        if let Some(returns) = &mut self.returns {
+            // Those of other rings in this batch were noted before.
+            for id in burst.batch.iter().skip(before) {
+                returns.note(index, burst.arena.packet(*id));
+            }
         }
     }
 
@@ -500,7 +519,11 @@ impl VhostQueue {
     fn way_of(&self, packet: &Packet) -> usize {
         match self.ways.len() {
             0 | 1 => 0,
-            count => packet.flow_hash() as usize % count,
+            count => {
+                let returns = self.returns.as_ref();
+                let seen = returns.and_then(|returns| returns.way(packet));
+                seen.unwrap_or_else(|| packet.flow_hash() as usize % count)
+            }
         }
     }
 }
@@ -509,12 +532,18 @@ impl VhostQueue {
 #[inline]
 fn admit(
     bufs: &[Buf],
-    form: Form,
+    terms: &Terms,
     lender: Lender,
     (head, frags): (&mut [u8; VNET_MAX + HEAD_WANTED], &mut Vec<Frag>),
     burst: &mut Burst,
     stats: &mut RxStats,
 ) {
+    let form = terms.form;
+    if let [buf] = bufs
+        && admit_plain(buf, form, lender, burst, stats)
+    {
+        return;
+    }
     let form_len = form.len_bytes();
     let wanted = form_len + HEAD_WANTED;
     let mut head_len = 0;
@@ -539,9 +568,40 @@ fn admit(
     if total_len > PACKET_ROOM {
         return stats.faults.count(HeaderFault::PacketTooLong);
     }
+    if let Err(fault) = vnet.check_negotiated(terms.hands) {
+        return stats.faults.count(fault);
+    }
     let head = &head[form_len..head_len];
     let vnet = Some((&vnet, Trust::Guest));
     burst.admit_lent(Link::Ethernet, head, frags, vnet, stats);
+}
+
+/// The same of a packet that lies in one buffer, if it is like nearly all: its headers go
+/// right where they stay. `false`: it was looked at in vain, and nothing of that counts.
+#[inline]
+fn admit_plain(
+    buf: &Buf,
+    form: Form,
+    lender: Lender,
+    burst: &mut Burst,
+    stats: &mut RxStats,
+) -> bool {
+    let Some(bytes) = buf.first::<MODERN_LEN>() else {
+        return false;
+    };
+    let (true, Some(vnet)) = (
+        form == Form::Modern12,
+        VnetHeader::decode(Form::Modern12, &bytes),
+    ) else {
+        return false;
+    };
+    let skip = MODERN_LEN as u32;
+    let Some(len @ 1..) = buf.len.checked_sub(skip) else {
+        return false;
+    };
+    let whole = Frag::new(buf.frag_at(lender, skip), len);
+    let vnet = Some((&vnet, Trust::Guest));
+    burst.admit_plain(whole, vnet, |head| buf.copy_padded(MODERN_LEN, head), stats)
 }
 
 /// The packet's hash and what it was made of, as its header says it. With which key and for which types is
@@ -594,7 +654,7 @@ impl Queue for VhostQueue {
             }
         }
         self.turn = self.turn.wrapping_add(1);
-        // What reads as zeros may look like an empty ring, and would never be looked at again.
+        // What reads as zeros may look like an empty ring.
         if let (true, Some(from)) = (self.terms.memory.is_dead(), self.from.first()) {
             from.ring.broken(&self.terms, RingFault::MemoryTruncated);
             return RxEnd::Stopped;
@@ -652,6 +712,25 @@ impl Queue for VhostQueue {
 
     fn stopped_by(&self) -> Option<String> {
         self.terms.health.get().cloned()
+    }
+
+    fn arm(&mut self) -> bool {
+        // What reads as zeros looks like an empty ring: `rx` says what it is.
+        let mut more = self.terms.memory.is_dead();
+        for from in &mut self.from {
+            match from.sleep() {
+                Ok(here) => more |= here,
+                Err(fault) => {
+                    from.ring.broken(&self.terms, fault);
+                    more = true;
+                }
+            }
+        }
+        more
+    }
+
+    fn has_packets(&self) -> Option<bool> {
+        Some(self.from.iter().any(|from| from.ring.vring.has_more()))
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

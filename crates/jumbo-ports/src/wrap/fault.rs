@@ -147,6 +147,8 @@ pub fn wrap(mut port: Port, faults: Faults) -> Result<Port, Errno> {
 }
 
 fn with_faults(mut info: PortInfo, faults: Faults) -> PortInfo {
+    // What is held up is held in a buffer of the usual size.
+    info.takes = info.takes.with_big_tcp(false, false);
     if faults.corrupt_ppm == 0 {
         return info;
     }
@@ -324,7 +326,7 @@ impl Faulty {
         }
         self.held_bytes += len;
         self.held.push_back(held);
-        self.arm();
+        self.set_timer();
         Ok(())
     }
 
@@ -367,11 +369,11 @@ impl Faulty {
         if sent {
             self.inner.publish();
         }
-        self.arm();
+        self.set_timer();
     }
 
     /// Sets the timer to the packet that is due first, or off.
-    fn arm(&self) {
+    fn set_timer(&self) {
         let swapped = self.swapped.as_ref().map(|held| held.due_ns + SWAP_WAIT_NS);
         let first = self.held.front().map(|held| held.due_ns);
         let due_ns = swapped.into_iter().chain(first).min().unwrap_or(0);
@@ -424,7 +426,7 @@ impl Queue for Faulty {
             let held = self.hold(packet, payload, pool)?;
             if swap {
                 self.swapped = Some(held);
-                self.arm();
+                self.set_timer();
                 return Ok(());
             }
             self.queue(held)?;
@@ -438,6 +440,10 @@ impl Queue for Faulty {
 
     fn publish(&mut self) {
         self.inner.publish();
+    }
+
+    fn lost(&mut self) -> Option<(TxFault, u32)> {
+        self.inner.lost()
     }
 
     fn release(&mut self) {
@@ -468,6 +474,10 @@ impl Queue for Faulty {
 
     fn stopped_by(&self) -> Option<String> {
         self.inner.stopped_by()
+    }
+
+    fn arm(&mut self) -> bool {
+        self.inner.arm()
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

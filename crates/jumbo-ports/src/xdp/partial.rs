@@ -10,16 +10,18 @@ use jumbo_engine::checksum::{Sum, pseudo_v4, pseudo_v6};
 use jumbo_engine::vnet::VnetHeader;
 
 const ETHERNET_LEN: usize = 14;
+const TAG_LEN: usize = 4;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 /// The virtio header of a packet whose first bytes are `head`, if its transport
-/// checksum is partial. Options, extension headers and tags are not looked through:
-/// such a packet keeps its wrong checksum, as with any other AF_XDP program.
+/// checksum is partial. IPv6 extension headers are not looked through: such a packet
+/// keeps its wrong checksum, as with any other AF_XDP program.
 pub(super) fn find(head: &[u8]) -> Option<VnetHeader> {
-    let l3 = head.get(ETHERNET_LEN..)?;
+    let l2_len = l2_len(head)?;
+    let l3 = head.get(l2_len..)?;
     let be16 = |at: usize| Some(u16::from_be_bytes([*l3.get(at)?, *l3.get(at + 1)?]));
-    let (protocol, l3_len, sum): (u8, usize, Sum) = match head.get(12..14)? {
+    let (protocol, l3_len, sum): (u8, usize, Sum) = match head.get(l2_len - 2..l2_len)? {
         [0x08, 0x00] => {
             let l3_len = usize::from(l3.first()? & 0x0f) * 4;
             let l4_len = usize::from(be16(2)?).checked_sub(l3_len)?;
@@ -49,10 +51,21 @@ pub(super) fn find(head: &[u8]) -> Option<VnetHeader> {
     // The field holds the sum itself, a finished checksum its complement.
     (field == !sum.checksum()).then(|| VnetHeader {
         flags: 1,
-        csum_start: (ETHERNET_LEN + l3_len) as u16,
+        csum_start: (l2_len + l3_len) as u16,
         csum_offset: csum_offset as u16,
         ..VnetHeader::default()
     })
+}
+
+/// Bytes before the network header: Ethernet and up to two VLAN tags.
+fn l2_len(head: &[u8]) -> Option<usize> {
+    let is_tag = |len: &usize| {
+        let ethertype = head.get(len - 2..*len);
+        matches!(ethertype, Some([0x81, 0x00] | [0x88, 0xa8]))
+    };
+    (0..=2)
+        .map(|tags| ETHERNET_LEN + tags * TAG_LEN)
+        .find(|len| !is_tag(len))
 }
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {

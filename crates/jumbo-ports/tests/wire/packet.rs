@@ -1,17 +1,19 @@
 //! AF_PACKET against the contract of a queue, and against the kernel's whims.
 
 use jumbo_engine::pending::Caps;
-use jumbo_engine::vnet::VnetHeader;
+use jumbo_engine::vnet::{Form, VnetHeader};
 use jumbo_lab::{LabTest, TestError};
 use jumbo_ports::conformance::{Subject, check};
 use jumbo_ports::packet::{self, Fanout, PacketConfig, PacketError};
-use jumbo_ports::queue::{Port, RxEnd, RxLoss, TxFault};
+use jumbo_ports::queue::{Port, Queue, RxEnd, RxLoss, TxFault};
 use jumbo_ports::wrap::fault::{self, Faults};
 use jumbo_testkit::oracle::vnet_gso;
 use jumbo_testkit::script::TcpStream;
 
 use crate::samples::{base, pending, samples};
-use crate::support::{AllQueues, FarEnd, Outcome, Served, Taker, Wire, send, with_header};
+use crate::support::{
+    AllQueues, FarEnd, Outcome, Served, Taker, Wire, hand_over, send, with_header,
+};
 
 pub(crate) fn tests() -> Vec<LabTest> {
     vec![
@@ -23,10 +25,19 @@ pub(crate) fn tests() -> Vec<LabTest> {
         LabTest::new("packet_past_the_qdisc_keeps_the_contract", past_the_qdisc),
         LabTest::new("port_with_faults_keeps_the_contract", with_faults),
         LabTest::new("packet_carries_tags_both_ways", carries_tags),
+        LabTest::new(
+            "packet_of_full_size_with_more_tags_needs_a_longer_mtu",
+            full_size_with_more_tags_needs_a_longer_mtu,
+        ),
         LabTest::new("packet_counts_what_the_ring_lost", counts_ring_losses),
         LabTest::new("packet_counts_what_was_cut_off", counts_truncated),
         LabTest::new("packet_does_not_hear_itself", does_not_hear_itself),
         LabTest::new("packet_outlives_down_and_up", outlives_down_and_up),
+        LabTest::new(
+            "packet_sends_in_order_what_is_short_and_long",
+            sends_in_order,
+        ),
+        LabTest::new("packet_tells_what_a_batch_lost", tells_what_a_batch_lost),
         LabTest::new("packet_undoes_promiscuous_mode", undoes_promiscuous),
         LabTest::new("packet_errors_say_what_is_wrong", errors_say_what_is_wrong),
     ]
@@ -133,6 +144,28 @@ fn carries_tags() -> Outcome {
     Ok(())
 }
 
+/// The kernel leaves room for one tag, and only for one of 802.1Q (Linux
+/// `net/packet/af_packet.c` `packet_extra_vlan_len_allowed`).
+fn full_size_with_more_tags_needs_a_longer_mtu() -> Outcome {
+    let wire = Wire::new()?;
+    // The other end must take it too.
+    wire.far.links()?.set_mtu("w1", 9000)?;
+    let mut queue = open(&wire, &config(1))?.queues.remove(0);
+    let full = || base().payload_len(1460);
+    let provider = full().vlan(0x88a8, 9).build();
+    let two = full().vlan(0x8100, 9).vlan(0x8100, 7).build();
+    let plain = VnetHeader::default();
+    let one = full().vlan(0x8100, 9).build();
+    assert_eq!(send(&mut *queue, &plain, &one), Ok(()));
+    for (packet, mtu) in [(provider, 1504), (two, 1508)] {
+        wire.near.links()?.set_mtu("w0", 1500)?;
+        assert_eq!(send(&mut *queue, &plain, &packet), Err(TxFault::TooLong));
+        wire.near.links()?.set_mtu("w0", mtu)?;
+        assert_eq!(send(&mut *queue, &plain, &packet), Ok(()));
+    }
+    Ok(())
+}
+
 fn counts_ring_losses() -> Outcome {
     let wire = Wire::new()?;
     let mut queue = open(&wire, &config(1))?.queues.remove(0);
@@ -144,7 +177,7 @@ fn counts_ring_losses() -> Outcome {
     let (_, got) = taker.drain(&mut *queue);
     far.send(&with_header(&VnetHeader::default(), &base().build()))?;
     let (_, more) = taker.drain(&mut *queue);
-    let lost = taker.stats.losses.get(RxLoss::RingFull);
+    let lost = taker.stats.losses.get(canonical!(RxLoss::RingFull));
     let all = (got.len() + more.len()) as u64 + lost;
     assert!(lost > 0 && all >= 1501, "{lost} of {all}");
     Ok(())
@@ -168,7 +201,7 @@ fn counts_truncated() -> Outcome {
     let whole = got.iter().filter(|bytes| **bytes == large.bytes).count() as u64;
     let lost = taker.stats.losses.total();
     assert!(whole > 200 && whole + lost >= 1000, "{whole} and {lost}");
-    let cut = taker.stats.losses.get(RxLoss::Truncated);
+    let cut = taker.stats.losses.get(canonical!(RxLoss::Truncated));
     assert!(cut > 0, "{:?}", taker.stats.losses);
     Ok(())
 }
@@ -218,6 +251,79 @@ fn outlives_down_and_up() -> Outcome {
     Ok(())
 }
 
+/// More than the transmit ring has slots, with packets between them that take no slot.
+fn sends_in_order() -> Outcome {
+    let wire = Wire::new()?;
+    let mut queue = open(&wire, &config(1))?.queues.remove(0);
+    let far = wire.socket()?;
+    let large = pending(
+        &TcpStream::new(base()).segments(3).mss(1440).super_packet(),
+        vnet_gso::TCPV4,
+        1440,
+    );
+    for round in 0..12u16 {
+        let mut expected = Vec::new();
+        for index in 0..50 {
+            let payload_len = usize::from(round * 50 + index) + 7;
+            let small = base().payload_len(payload_len).build();
+            put(&mut *queue, &VnetHeader::default(), &small)?;
+            expected.push(small);
+        }
+        put(&mut *queue, &large.vnet, &large.bytes)?;
+        expected.push(large.bytes.clone());
+        let mut got = Vec::new();
+        while got.len() < expected.len() {
+            let Some(bytes) = far.recv(std::time::Duration::from_secs(1))? else {
+                break;
+            };
+            let bytes = bytes[Form::Legacy10.len_bytes()..].to_vec();
+            if bytes[6..12] == large.bytes[6..12] {
+                got.push(bytes);
+            }
+        }
+        assert_eq!(got.len(), expected.len(), "round {round}");
+        assert!(got == expected, "in order, byte for byte");
+    }
+    queue.publish();
+    assert_eq!(queue.lost(), None);
+    Ok(())
+}
+
+/// All of a batch are counted, none is sent later.
+fn tells_what_a_batch_lost() -> Outcome {
+    let wire = Wire::new()?;
+    let mut queue = open(&wire, &config(1))?.queues.remove(0);
+    let far = wire.socket()?;
+    let links = wire.near.links()?;
+    links.down("w0")?;
+    let stale = base().payload_len(99).build();
+    for _ in 0..10 {
+        put(&mut *queue, &VnetHeader::default(), &stale)?;
+    }
+    queue.publish();
+    assert_eq!(queue.lost(), Some((TxFault::LinkDown, 10)));
+    assert_eq!(queue.lost(), None);
+    links.up("w0")?;
+    // A queue that was down still knows: the first call may say so once more.
+    let fresh = base().payload_len(300).build();
+    for _ in 0..2 {
+        let _ = send(&mut *queue, &VnetHeader::default(), &fresh);
+    }
+    let mut seen = 0;
+    while let Some(bytes) = far.recv(std::time::Duration::from_millis(300))? {
+        assert!(bytes[Form::Legacy10.len_bytes()..] != stale, "stale");
+        seen += usize::from(bytes[Form::Legacy10.len_bytes()..] == fresh);
+    }
+    assert!(seen > 0, "it sends again");
+    Ok(())
+}
+
+/// Hands one packet over without having it sent.
+fn put(queue: &mut dyn Queue, vnet: &VnetHeader, bytes: &[u8]) -> Outcome {
+    let put = hand_over(queue, vnet, bytes);
+    put.map_err(|fault| TestError::Failed(format!("{fault:?}")))
+}
+
 fn undoes_promiscuous() -> Outcome {
     let wire = Wire::new()?;
     let read = |name: &str| -> Result<u32, TestError> {
@@ -238,8 +344,8 @@ fn undoes_promiscuous() -> Outcome {
     };
     assert_eq!(
         promiscuity()?.lines().count(),
-        3,
-        "a headline and two sockets"
+        5,
+        "a headline, and two sockets a queue"
     );
     drop(port);
     assert_eq!(promiscuity()?.lines().count(), 1);

@@ -449,16 +449,67 @@ fn a_station_moves_when_it_is_announced() {
         let [a, b, c] = &mut guests;
         a.send(0, &raw(mac(1), 0, 1, 60));
         assert_eq!(b.recv().packet, raw(mac(1), 0, 1, 60));
-        // The guest of station 1 is now behind port 2.
+        // The guest of station 1 is now behind port 2: everybody but that port's guest hears of it.
         c.net.front().send_rarp(mac(1)).expect("taken");
-        rig.quiet();
-        c.drain();
+        let announcement = rarp(mac(1));
+        assert_eq!(a.recv().packet, announcement);
+        assert_eq!(b.recv().packet, announcement);
+        let state = rig.quiet();
+        assert!(state.books.balanced(), "{:?}", state.books);
+        assert_eq!(c.drain(), []);
+        assert_eq!(rig.port_state(2).counters.announced, 1);
         a.send(0, &raw(mac(1), 0, 2, 60));
         assert_eq!(c.recv().packet, raw(mac(1), 0, 2, 60));
         a.net.wait_sent(0).expect("taken");
         let got = b.drain();
         assert!(got.iter().all(|got| got.packet != raw(mac(1), 0, 2, 60)));
     }
+}
+
+/// RFC 903: an Ethernet broadcast of type 0x8035; hardware Ethernet, protocol IPv4, operation 3; who asks is who is asked
+/// about.
+fn rarp(mac: [u8; 6]) -> Vec<u8> {
+    let mut packet = [&BROADCAST[..], &mac, &[0x80, 0x35]].concat();
+    packet.extend([0, 1, 8, 0, 6, 4, 0, 3]);
+    packet.extend(mac);
+    packet.extend([0; 4]);
+    packet.extend(mac);
+    packet.resize(60, 0);
+    packet
+}
+
+/// What a front end says too often is not passed on, and what cannot be a station's address never.
+#[test]
+fn announcements_are_bounded() {
+    let rig = Rig::of(1, 2, 1);
+    let options = Options {
+        protocol: Options::default().protocol | protocol::RARP,
+        ..format(false)
+    };
+    let mut guests = [0, 1].map(|port| rig.guest(port, options.clone()));
+    acquaint(&rig, &mut guests);
+    let [a, b] = &mut guests;
+    for address in [BROADCAST, [0; 6], [1, 0, 0, 0, 0, 1]] {
+        b.net.front().send_rarp(address).expect("taken");
+    }
+    rig.quiet();
+    assert_eq!(a.drain(), []);
+    assert_eq!(rig.port_state(1).counters.announced, 0);
+    let mut asked = 0;
+    while rig.port_state(1).counters.unannounced == 0 {
+        b.net.front().send_rarp(mac(7)).expect("taken");
+        asked += 1;
+        assert!(asked < 100_000, "never too often");
+    }
+    rig.quiet();
+    let counters = rig.port_state(1).counters;
+    assert_eq!(counters.announced + counters.unannounced, asked);
+    let heard = a.drain();
+    assert_eq!(heard.len() as u64, counters.announced);
+    assert!(heard.iter().all(|got| got.packet == rarp(mac(7))));
+    // It is learned all the same.
+    a.send(0, &raw(mac(7), 0, 1, 60));
+    assert_eq!(b.recv().packet, raw(mac(7), 0, 1, 60));
 }
 
 /// Every byte of guest memory, page by page.

@@ -9,3 +9,6 @@ mod life;
 mod offload;
 mod rig;
 mod rings;
+mod spin;
+mod soak;
+mod ufo;

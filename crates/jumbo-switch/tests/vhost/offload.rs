@@ -18,7 +18,7 @@ const MTU: u16 = 1500;
 const MSS: usize = 1428;
 
 /// What a guest may leave to the switch, and what it takes: each as (HOST_*, GUEST_*).
-const ALL: [u64; 2] = [
+pub(crate) const ALL: [u64; 2] = [
     feature::CSUM | feature::HOST_TSO4 | feature::HOST_TSO6 | feature::HOST_ECN | feature::HOST_USO,
     feature::GUEST_CSUM
         | feature::GUEST_TSO4
@@ -210,13 +210,13 @@ fn form(len: usize) -> VnetForm {
 }
 
 /// A packet as it would be on a wire, and whether it came whole.
-struct Wire {
-    packets: Vec<Vec<u8>>,
+pub(crate) struct Wire {
+    pub(crate) packets: Vec<Vec<u8>>,
 }
 
 /// What a received packet stands for, once its header was found legal for these features (virtio 1.3 section 5.1.6.4).
 #[track_caller]
-fn wire(features: u64, header: &VnetHeader, bytes: &[u8]) -> Wire {
+pub(crate) fn wire(features: u64, header: &VnetHeader, bytes: &[u8]) -> Wire {
     let has = |bits: u64| features & bits == bits;
     let packet = oracle::parse(LINK, bytes).expect("a whole packet");
     let partial = header.flags & vnet_flags::NEEDS_CSUM != 0;

@@ -52,16 +52,20 @@ impl Rig {
 
     /// With other waits than usual for a port that is full.
     pub(crate) fn waiting(workers: usize, waits: Waits) -> Self {
-        let config = SwitchConfig {
+        Self::started(&SwitchConfig {
             workers,
             waits,
             ..SwitchConfig::default()
-        };
+        })
+    }
+
+    /// Without ports, as told.
+    pub(crate) fn started(config: &SwitchConfig) -> Self {
         Self {
-            switch: Switch::start(&config).expect("a switch starts"),
+            switch: Switch::start(config).expect("a switch starts"),
             ports: Vec::new(),
             folder: tempfile::tempdir().expect("a folder"),
-            workers,
+            workers: config.workers,
         }
     }
 
@@ -256,7 +260,7 @@ pub(crate) fn raw(to: [u8; 6], n: usize, number: u64, len: usize) -> Vec<u8> {
 }
 
 /// Bytes of the pattern, without computing each again.
-fn body(start: usize, len: usize) -> &'static [u8] {
+pub(crate) fn body(start: usize, len: usize) -> &'static [u8] {
     use std::sync::LazyLock;
     static ALL: LazyLock<Vec<u8>> = LazyLock::new(|| pattern(0, 1 << 17));
     &ALL[start..start + len]

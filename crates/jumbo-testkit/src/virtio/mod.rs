@@ -25,6 +25,7 @@ mod queue;
 mod split;
 mod sys;
 mod textbook;
+mod walker;
 
 pub use buffer::Layout;
 pub use event::EventFd;
@@ -40,3 +41,4 @@ pub use packed::{
 pub use queue::{DeviceFault, DriverQueue, Indirect, Piece, QueueOptions, RingAddresses, Used};
 pub use split::{INDIRECT, NEXT, NO_INTERRUPT, NO_NOTIFY, SplitDescriptor, SplitDriver, WRITE};
 pub use textbook::{DeviceChain, DeviceQueue};
+pub use walker::{Flaw, PackedRing, Walked, walk_packed};

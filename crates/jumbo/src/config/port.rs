@@ -33,6 +33,8 @@ pub(super) struct PortKeys {
     mode: Option<XdpMode>,
     /// Of `xdp`: what the host's own stack keeps.
     pass: Option<XdpPass>,
+    /// Of `packet`, `xdp` and `auto`: in spite of settings of the interface that damage what passes.
+    force: Option<OnOff>,
     /// A pcapng file of everything that passes the port.
     capture: Option<CaptureFile>,
     /// What goes wrong on the port, on purpose.
@@ -45,6 +47,8 @@ pub(super) struct PortKeys {
     packed: Option<OnOff>,
     /// Of `vhost-user`: whether a guest may have each packet's hash.
     hash_report: Option<OnOff>,
+    /// Of `tap`: TCP is merged beyond 65535 bytes.
+    big_tcp: Option<OnOff>,
     name: Option<PortName>,
     mtu: Option<Mtu>,
     coalesce: Option<Coalesce>,
@@ -104,6 +108,7 @@ impl PortKeys {
             offload,
             capture: self.capture,
             fault: self.fault,
+            force: self.force.is_some_and(|on| on.0),
         })
     }
 
@@ -218,7 +223,10 @@ impl PortKeys {
             },
             "tun" => PortKind::Tun { device },
             "auto" => PortKind::Auto { device },
-            _ => PortKind::Tap { device },
+            _ => PortKind::Tap {
+                device,
+                big_tcp: self.big_tcp.is_some_and(|on| on.0),
+            },
         }
     }
 
@@ -240,10 +248,14 @@ impl PortKeys {
             ("hash_report", self.hash_report.is_some(), "vhost-user"),
             ("fanout", self.fanout.is_some(), "packet"),
             ("qdisc_bypass", self.qdisc_bypass.is_some(), "packet"),
+            ("big_tcp", self.big_tcp.is_some(), "tap"),
             ("mode", self.mode.is_some(), "xdp"),
             ("pass", self.pass.is_some(), "xdp"),
+            ("force", self.force.is_some(), "packet, xdp and auto"),
         ];
-        let stranger = |(_, given, owner): &(&str, bool, &str)| *given && *owner != kind;
+        let stranger = |(_, given, owner): &(&str, bool, &str)| {
+            *given && !owner.split([',', ' ']).any(|owner| owner == kind)
+        };
         match keys.into_iter().find(stranger) {
             None => Ok(()),
             Some((key, _, owner)) => Err(CliError::usage(format!("`{key}` is of {owner} ports"))

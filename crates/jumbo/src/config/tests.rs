@@ -20,6 +20,7 @@ fn from_text(text: &str) -> Result<RunConfig, CliError> {
         workers: file.workers,
         socket: file.socket,
         fdb_age: file.fdb_age_s.unwrap_or_default(),
+        spin: file.spin,
         tunnels: file.tunnels.unwrap_or_default(),
     })
 }
@@ -48,6 +49,29 @@ fn a_bare_port_gets_the_defaults() {
 }
 
 #[test]
+fn spin_is_a_time_with_a_bound_or_off() {
+    let us = |text: &str| {
+        text.parse()
+            .map(|spin: values::Spin| spin.get().as_micros())
+    };
+    for (text, time) in [("off", 0), ("0us", 0), ("50us", 50), ("1000us", 1000)] {
+        assert_eq!(us(text), Ok(time));
+    }
+    for bad in ["50", "1001us", "1ms", "-1us", "us", "on", ""] {
+        assert!(
+            us(bad)
+                .expect_err(bad)
+                .contains("give off or 0us to 1000us")
+        );
+    }
+    let file = from_text("spin = \"20us\"\n[[port]]\ntap = \"a\"\n").expect("valid");
+    assert_eq!(file.spin, Some("20us".parse().expect("valid")));
+    assert_eq!(from_specs(&["tap:a"]).expect("valid").spin, None);
+    let usual = |cpus| values::Spin::usual(cpus).get().as_micros();
+    assert_eq!([1, 2, 7, 8, 64].map(usual), [0, 0, 0, 50, 50]);
+}
+
+#[test]
 fn tunnels_are_of_the_switch_and_what_is_typed_wins() {
     let text = |mode: &str| format!("tunnels = \"{mode}\"\n[[port]]\ntap = \"a\"\n");
     for mode in TunnelMode::ALL {
@@ -71,7 +95,7 @@ fn tunnels_are_of_the_switch_and_what_is_typed_wins() {
 fn wire_ports_have_their_keys() {
     let config = from_specs(&[
         "packet:eth0,fanout=queue,qdisc_bypass",
-        "xdp:eth1,mode=generic,pass=host,capture=/tmp/x.pcapng",
+        "xdp:eth1,mode=generic,pass=host,capture=/tmp/x.pcapng,force",
         "auto:eth2,fault=drop:1%,delay:2ms,mtu=9000",
     ])
     .expect("valid");
@@ -95,6 +119,12 @@ fn wire_ports_have_their_keys() {
         }
     );
     assert!(is_packet && is_xdp && xdp.capture.is_some());
+    assert_eq!(
+        [packet.force, xdp.force, auto.force],
+        [false, true, false],
+        "a key alone means on"
+    );
+    from_specs(&["tap:a,force"]).expect_err("a TAP has no such settings");
     let faults = auto.fault.expect("faults").0;
     assert_eq!((faults.drop_ppm, faults.delay_ns), (10_000, 2_000_000));
     assert_eq!(

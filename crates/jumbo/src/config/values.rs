@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use jumbo_engine::coalesce::CwrRule;
 use jumbo_switch::topology;
@@ -17,6 +18,9 @@ const PORT_NAME_LEN_MAX: usize = 32;
 const WORKERS_MAX: u16 = 256;
 /// Seconds; IEEE 802.1Q-2018 table 8-6 gives 1 000 000 as the upper end.
 const FDB_AGE_S_MAX: u32 = 1_000_000;
+
+/// Microseconds; longer than any wake takes, short enough to be no sleep.
+const SPIN_US_MAX: u32 = 1000;
 
 /// Reads a value through its `FromStr`: TOML may say `mtu = 1500`, the command line can only say `mtu=1500` as text.
 macro_rules! from_text {
@@ -33,6 +37,7 @@ from_text!(
     Mtu,
     Workers,
     FdbAge,
+    Spin,
     DeviceName,
     PortName,
     Coalesce,
@@ -166,6 +171,44 @@ impl FromStr for FdbAge {
         in_range(text, 1, FDB_AGE_S_MAX).map(Self).ok_or_else(|| {
             format!("fdb_age_s {text} is out of range: give 1 to {FDB_AGE_S_MAX} seconds")
         })
+    }
+}
+
+/// How long a worker may look for packets before it sleeps: 0 (off) to 1000 µs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Spin(Duration);
+
+impl Spin {
+    /// From so many processors on a worker may have one for itself now and then.
+    const CPUS_MIN: usize = 8;
+    /// Of a machine with as many: what a wake and the sleep before it cost, a few times over.
+    const MANY_CPUS: Self = Self(Duration::from_micros(50));
+
+    /// What it is where nobody said: nothing on a machine with few processors.
+    pub(crate) fn usual(cpus: usize) -> Self {
+        match cpus >= Self::CPUS_MIN {
+            true => Self::MANY_CPUS,
+            false => Self(Duration::ZERO),
+        }
+    }
+
+    /// The time; zero is off.
+    pub(crate) fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl FromStr for Spin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = match text {
+            "off" => Some(0),
+            _ => (text.strip_suffix("us")).and_then(|number| in_range(number, 0, SPIN_US_MAX)),
+        };
+        number
+            .map(|us| Self(Duration::from_micros(us.into())))
+            .ok_or_else(|| format!("spin {text} is not a time: give off or 0us to {SPIN_US_MAX}us"))
     }
 }
 

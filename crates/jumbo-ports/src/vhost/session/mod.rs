@@ -100,6 +100,11 @@ impl Session {
         &self.device
     }
 
+    /// The features that are offered.
+    pub fn offered(&self) -> u64 {
+        self.offer.features
+    }
+
     /// Whether the data path has rings.
     pub fn is_running(&self) -> bool {
         !self.running.is_empty()

@@ -1,6 +1,8 @@
 //! A guest's buffers: what is read from them, what is written into them.
 #![allow(unsafe_code, reason = "memory shared with a guest")]
 
+use jumbo_engine::packet::HEADER_ROOM;
+
 use crate::pool::{Lender, Piece};
 use crate::sys::region::prefetch;
 
@@ -19,6 +21,12 @@ pub(in crate::vhost) struct Buf {
 unsafe impl Send for Buf {}
 
 impl Buf {
+    /// Where the guest sees it.
+    #[cfg(test)]
+    pub(in crate::vhost) fn guest_addr(&self) -> u64 {
+        self.guest_addr
+    }
+
     /// Its bytes from `skip` on, where the burst finds them.
     #[inline]
     pub(in crate::vhost) fn frag_at(&self, lender: Lender, skip: u32) -> u64 {
@@ -33,6 +41,34 @@ impl Buf {
         // caller's ring keeps; no slice of ours overlaps a mapping.
         unsafe { std::ptr::copy_nonoverlapping(self.base, out.as_mut_ptr(), len) };
         len
+    }
+
+    /// The bytes from `skip` on: as many as `out` has, zeros for those that are not there.
+    #[inline]
+    pub(in crate::vhost) fn copy_padded(&self, skip: usize, out: &mut [u8; HEADER_ROOM]) {
+        let from = self.base.wrapping_add(skip);
+        let len = (self.len as usize).saturating_sub(skip);
+        if len >= HEADER_ROOM {
+            // SAFETY: so many bytes at `from` were checked to be inside a mapping that the
+            // caller's ring keeps; no slice of ours overlaps a mapping.
+            unsafe { std::ptr::copy_nonoverlapping(from, out.as_mut_ptr(), HEADER_ROOM) };
+            return;
+        }
+        *out = [0; HEADER_ROOM];
+        // SAFETY: as above, of `len` bytes.
+        unsafe { std::ptr::copy_nonoverlapping(from, out.as_mut_ptr(), len) };
+    }
+
+    /// The first `N` bytes, if it has as many.
+    #[inline]
+    pub(in crate::vhost) fn first<const N: usize>(&self) -> Option<[u8; N]> {
+        if (self.len as usize) < N {
+            return None;
+        }
+        let mut out = [0; N];
+        // SAFETY: as above.
+        unsafe { std::ptr::copy_nonoverlapping(self.base, out.as_mut_ptr(), N) };
+        Some(out)
     }
 
     #[inline]

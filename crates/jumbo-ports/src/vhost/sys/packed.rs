@@ -121,7 +121,7 @@ impl Packed {
     }
 
     #[inline]
-    fn is_available(&self) -> bool {
+    pub(super) fn is_available(&self) -> bool {
         let flags = u16::from_le(self.flags(self.avail.index).load(Ordering::Acquire));
         let (avail, used) = (flags & PACKED_F_AVAIL != 0, flags & PACKED_F_USED != 0);
         avail == self.avail.wrap && used != self.avail.wrap

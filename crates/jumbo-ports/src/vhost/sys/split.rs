@@ -72,6 +72,13 @@ impl Split {
     }
 
     #[inline]
+    pub(super) fn has_more(&self) -> bool {
+        // SAFETY: inside every driver area.
+        let seen = unsafe { self.areas.driver_word(IDX) }.load(Ordering::Relaxed);
+        u16::from_le(seen) != self.next_avail
+    }
+
+    #[inline]
     pub(super) fn pop(
         &mut self,
         walk: &mut Walk,
@@ -119,8 +126,12 @@ impl Split {
             let desc = unsafe { read_desc(self.areas.desc, usize::from(index)) };
             let flags = desc.low;
             if flags & DESC_F_INDIRECT != 0 {
-                if taken > 0 || flags & DESC_F_NEXT != 0 {
+                // Direct descriptors may lead to it (2.7.5.3.2), none follow it (2.7.5.3.1).
+                if flags & DESC_F_NEXT != 0 {
                     return Err(RingFault::NestedIndirect);
+                }
+                if taken + desc.len as usize / DESC_LEN > CHAIN_MAX {
+                    return Err(RingFault::IndirectLength(desc.len));
                 }
                 return walk.indirect(desc, false, bufs);
             }
