@@ -43,6 +43,10 @@ pub struct PortCounters {
     /// What was copied because it rested beyond a burst on the way to it: packets, one that
     /// grew in several bursts once for each, and bytes of payload.
     pub promoted: Gauge,
+    /// Stations that its other end announced here, each told to everybody behind the other ports.
+    pub announced: u64,
+    /// Announcements that came too fast and were kept to ourselves.
+    pub unannounced: u64,
 }
 
 /// A number of packets, and of bytes of their payload.

@@ -133,6 +133,12 @@ impl Coalescing {
         ]
     }
 
+    /// Whether packets may be made that are longer than an IP length can say: those that may
+    /// rest, and those of a bounded length, are not.
+    fn may_be_big(&self) -> bool {
+        self.hold_ns == 0 && self.l3_total_max >= L3_TOTAL_MAX as u32
+    }
+
     /// Place of its table; `None` if nothing is held.
     #[inline]
     fn personality(&self) -> Option<u8> {

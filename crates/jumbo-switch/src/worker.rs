@@ -338,6 +338,9 @@ impl Worker {
             self.alarm.set(deadline_ns)?;
         }
         self.wakes += 1;
+        if let (true, Some(deadline_ns)) = (sleep, self.plane.next_deadline_ns()) {
+            self.alarm.set(deadline_ns)?;
+        }
         match epoll::wait(&self.epoll, &mut room, (!sleep).then_some(&look)) {
             Ok((events, _)) => Ok(self.note(events)),
             Err(Errno::INTR) => Ok(self.note(&[])),
