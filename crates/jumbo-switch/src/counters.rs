@@ -36,10 +36,6 @@ pub struct PortCounters {
     pub rsc: RscStats,
     /// Times a packet waited for it to make room.
     pub waits: u64,
-    /// Stations that its other end announced here, each told to everybody behind the other ports.
-    pub announced: u64,
-    /// Announcements that came too fast and were kept to ourselves.
-    pub unannounced: u64,
     /// What was copied because it rested beyond a burst on the way to it: packets, one that
     /// grew in several bursts once for each, and bytes of payload.
     pub promoted: Gauge,
@@ -89,9 +85,9 @@ impl PortCounters {
         self.lossy_segmented += other.lossy_segmented;
         self.rsc.add(&other.rsc);
         self.waits += other.waits;
+        self.promoted.add(other.promoted);
         self.announced += other.announced;
         self.unannounced += other.unannounced;
-        self.promoted.add(other.promoted);
     }
 }
 

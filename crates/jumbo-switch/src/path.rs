@@ -487,9 +487,9 @@ impl Plane {
     /// A station has moved to `port`, whose other end says so: tells everybody behind the other ports, so that their
     /// bridges learn it too. What is said too often is only learned here. Asked for between two bursts.
     pub fn announce(&mut self, mac: [u8; 6], port: PortId, now_ns: u64) {
+        let now_s = seconds(now_ns);
         self.rest_no_more(End::ForwardingChanged);
         debug_assert_eq!(self.burst.arena.live(), 0, "in the middle of a burst");
-        let now_s = seconds(now_ns);
         let may = |slot: &mut Slot| slot.may_announce(now_s);
         if !self.topology.get_mut(port).is_some_and(may) {
             return;
@@ -540,6 +540,11 @@ impl Plane {
     }
 }
 
+/// Whole seconds, as the forwarding table counts them.
+pub(crate) fn seconds(now_ns: u64) -> u32 {
+    (now_ns / 1_000_000_000) as u32
+}
+
 /// Bytes of an announcement: the shortest Ethernet packet, less its checksum.
 const ANNOUNCEMENT_LEN: usize = 60;
 
@@ -554,11 +559,6 @@ fn announcement(mac: [u8; 6]) -> [u8; ANNOUNCEMENT_LEN] {
         *at = *byte;
     }
     packet
-}
-
-/// Whole seconds, as the forwarding table counts them.
-pub(crate) fn seconds(now_ns: u64) -> u32 {
-    (now_ns / 1_000_000_000) as u32
 }
 
 /// Shows what was sent to whoever captures it.

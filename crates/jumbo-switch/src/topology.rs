@@ -315,12 +315,14 @@ impl Slot {
         Some(Towards {
             personality,
             tunnels: tunnels.merged(self.policy.takes),
-            big_l3_total_max: match big_tcp(self.policy.takes, packet) {
+            l3_total_max: self.policy.coalesce.l3_total_max,
+            hold_ns: self.policy.coalesce.hold_ns,
+            big_l3_total_max: match self.policy.coalesce.may_be_big()
+                && big_tcp(self.policy.takes, packet)
+            {
                 true => L3_TOTAL_BIG_MAX as u32,
                 false => 0,
             },
-            l3_total_max: self.policy.coalesce.l3_total_max,
-            hold_ns: self.policy.coalesce.hold_ns,
             ..Towards::from(u32::from(self.id.0))
         })
     }
@@ -477,10 +479,10 @@ fn now_ns() -> u64 {
 #[derive(Debug, Default)]
 pub struct Topology {
     slots: Vec<Option<Slot>>,
-    /// What is held for some port. May say more: what a port takes may shrink.
-    held: Kinds,
     /// How many have a hold time.
     holding: usize,
+    /// What is held for some port. May say more: what a port takes may shrink.
+    held: Kinds,
     /// What ports that went away have counted.
     gone: Vec<(PortId, PortCounters)>,
 }

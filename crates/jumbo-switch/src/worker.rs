@@ -334,9 +334,6 @@ impl Worker {
     fn wait(&mut self, sleep: bool) -> Result<bool, Errno> {
         let look = Timespec::default();
         let mut room = [const { MaybeUninit::uninit() }; 64];
-        if let (true, Some(deadline_ns)) = (sleep, self.plane.next_deadline_ns()) {
-            self.alarm.set(deadline_ns)?;
-        }
         self.wakes += 1;
         if let (true, Some(deadline_ns)) = (sleep, self.plane.next_deadline_ns()) {
             self.alarm.set(deadline_ns)?;
