@@ -280,7 +280,10 @@ fn send(subject: &mut Subject, sample: &Sample, pieces: usize) -> Result<(), TxF
         .queue
         .tx(burst.arena.packet(id), payload, &burst.pool);
     subject.queue.publish();
-    answer
+    match subject.queue.lost() {
+        Some((fault, _)) => answer.and(Err(fault)),
+        None => answer,
+    }
 }
 
 /// The next packet of ours that came out of the device.

@@ -8,7 +8,7 @@
 //! * What `rx` admitted may lie in memory that the port lends ([`crate::pool`]); it stays
 //!   as it is until `release`.
 //! * `tx` consumes: when it returns, the packet's bytes have been copied out. The
-//!   receiver need not see them before `publish`.
+//!   receiver need not see them before `publish`. What cannot be sent then is told by `lost`.
 //! * A device that went away is [`RxEnd::Gone`] or [`TxFault::Gone`], once and for all.
 
 use std::any::Any;
@@ -425,6 +425,12 @@ pub trait Queue: Send + Debug + Any {
     /// Shows the receiver what was sent since the last call, and wakes it if it
     /// wants to be: once for each batch in which something was sent.
     fn publish(&mut self) {}
+
+    /// What `tx` took and the device would then not send, since the last call: why,
+    /// and how many packets. Asked after each `publish`.
+    fn lost(&mut self) -> Option<(TxFault, u32)> {
+        None
+    }
 
     /// Nobody refers to what was received any more: its memory goes back to its
     /// owner. Called once for each burst in which something was received.

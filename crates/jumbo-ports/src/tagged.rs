@@ -62,6 +62,10 @@ impl Queue for Tagged {
         self.inner.publish();
     }
 
+    fn lost(&mut self) -> Option<(TxFault, u32)> {
+        self.inner.lost()
+    }
+
     fn release(&mut self) {
         self.inner.release();
     }

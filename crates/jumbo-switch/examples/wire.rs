@@ -2,28 +2,35 @@
 //! by AF_XDP, the kernel's bridge, its forwarding with GRO, DPDK's testpmd. In turns,
 //! slice by slice, so that a busy machine is busy for all.
 //!
-//! `cargo run --release -p jumbo-switch --example wire -- [--json] [ROUNDS]`
+//! `cargo run --release -p jumbo-switch --example wire -- [--json] [--only WORD] [--load LOAD] [ROUNDS]`
+//!
+//! `--only` takes the rows whose name is the word, or else contains it, `--load` one of `bulk`, `ping`, `small`.
 
 use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use jumbo_engine::checksum::Kernels;
+use jumbo_engine::packet::Link;
 use jumbo_engine::pending::Caps;
 use jumbo_lab::ethtool::Offload;
 use jumbo_lab::meter::{ProcessCpu, Summary};
 use jumbo_lab::ns::{self, Needs, NetNs};
-use jumbo_lab::packet_socket::PacketSocket;
 use jumbo_lab::traffic::{BulkAmount, BulkSpec, Check, PingSpec, bulk, ping};
 use jumbo_lab::{Family, Host};
 use jumbo_ports::packet::{self, Fanout, PacketConfig};
-use jumbo_ports::queue::Port;
+use jumbo_ports::queue::{Bounds, Burst, Port, Queue, RxStats};
 use jumbo_ports::xdp::{self, Mode, Pass, XdpConfig};
 use jumbo_switch::switch::{Switch, SwitchConfig};
 use jumbo_switch::topology::Coalesce;
+use rustix::thread::{CpuSet, Pid, sched_setaffinity};
 
 const SLICE: Duration = Duration::from_millis(400);
 const ROUNDS: usize = 5;
+/// A slice during which others took this much of the machine is taken again.
+const DISTURBED_PERCENT: f64 = 5.0;
+const ATTEMPTS: usize = 4;
 
 type Failed = Box<dyn std::error::Error>;
 
@@ -32,7 +39,9 @@ type Failed = Box<dyn std::error::Error>;
 enum Way {
     Packet,
     PacketSingle,
+    PacketOff,
     Xdp,
+    XdpOff,
     Bridge,
     BridgeSingle,
     Forwarding,
@@ -40,10 +49,12 @@ enum Way {
     TestpmdXdp,
 }
 
-const WAYS: [Way; 8] = [
+const WAYS: [Way; 10] = [
     Way::Packet,
     Way::PacketSingle,
+    Way::PacketOff,
     Way::Xdp,
+    Way::XdpOff,
     Way::Bridge,
     Way::BridgeSingle,
     Way::Forwarding,
@@ -56,13 +67,41 @@ impl Way {
         match self {
             Way::Packet => "packet",
             Way::PacketSingle => "packet, senders without TSO",
+            Way::PacketOff => "packet, senders without TSO, coalescing off",
             Way::Xdp => "xdp",
+            Way::XdpOff => "xdp, coalescing off",
             Way::Bridge => "kernel bridge",
             Way::BridgeSingle => "kernel bridge, senders without TSO",
             Way::Forwarding => "kernel forwarding, senders without TSO, GRO",
             Way::TestpmdPacket => "testpmd net_af_packet",
             Way::TestpmdXdp => "testpmd net_af_xdp",
         }
+    }
+
+    fn is_switch(self) -> bool {
+        self.is_xdp() || matches!(self, Way::Packet | Way::PacketSingle | Way::PacketOff)
+    }
+
+    fn is_xdp(self) -> bool {
+        matches!(self, Way::Xdp | Way::XdpOff)
+    }
+
+    fn coalesce(self) -> Coalesce {
+        match self {
+            Way::PacketOff | Way::XdpOff => Coalesce::Off,
+            _ => Coalesce::Gro,
+        }
+    }
+
+    /// Its senders hand over segments one by one, as a wire does.
+    fn is_single(self) -> bool {
+        let singles = [
+            Way::PacketSingle,
+            Way::PacketOff,
+            Way::BridgeSingle,
+            Way::Forwarding,
+        ];
+        singles.contains(&self)
     }
 
     /// Polls without end, and finishes no checksums: its row has packets only.
@@ -96,16 +135,13 @@ struct Net {
 
 fn main() -> Result<(), Failed> {
     ns::enter(Needs::Links)?;
-    let mut json = false;
-    let mut rounds = ROUNDS;
-    for argument in std::env::args().skip(1) {
-        match argument.as_str() {
-            "--json" => json = true,
-            number => rounds = number.parse()?,
-        }
-    }
+    let asked = Asked::read()?;
+    let (rounds, json) = (asked.rounds, asked.json);
     let mut rows = Vec::new();
     for way in WAYS {
+        if !asked.wants(way) {
+            continue;
+        }
         match join(way) {
             Ok(net) => rows.push((way, net, Figures::default())),
             Err(error) => eprintln!("{}: skipped: {error}", way.name()),
@@ -114,7 +150,7 @@ fn main() -> Result<(), Failed> {
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
         for (way, net, figures) in &mut rows {
-            if let Err(error) = figures.measure(*way, net) {
+            if let Err(error) = figures.measure_quietly(*way, net, &asked.load) {
                 eprintln!("{}: {error}", way.name());
             }
         }
@@ -126,6 +162,45 @@ fn main() -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+/// What the command line says.
+#[derive(Debug)]
+struct Asked {
+    json: bool,
+    rounds: usize,
+    only: String,
+    load: String,
+}
+
+impl Asked {
+    /// The row of that name, else those that contain it.
+    fn wants(&self, way: Way) -> bool {
+        match WAYS.into_iter().find(|way| way.name() == self.only) {
+            Some(only) => way == only,
+            None => way.name().contains(&self.only),
+        }
+    }
+
+    fn read() -> Result<Self, Failed> {
+        let mut asked = Self {
+            json: false,
+            rounds: ROUNDS,
+            only: String::new(),
+            load: String::new(),
+        };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().ok_or("a value is missing");
+            match argument.as_str() {
+                "--json" => asked.json = true,
+                "--only" => asked.only = value()?,
+                "--load" => asked.load = value()?,
+                number => asked.rounds = number.parse()?,
+            }
+        }
+        Ok(asked)
+    }
 }
 
 fn join(way: Way) -> Result<Net, Failed> {
@@ -141,15 +216,15 @@ fn join(way: Way) -> Result<Net, Failed> {
         |host: &Host| -> Result<_, Failed> { Ok(host.links()?.get("t0")?.mac.unwrap_or_default()) };
     hosts[0].knows("t0", &hosts[1], mac(&hosts[1])?)?;
     hosts[1].knows("t0", &hosts[0], mac(&hosts[0])?)?;
-    if matches!(way, Way::PacketSingle | Way::BridgeSingle | Way::Forwarding) {
+    if way.is_single() {
         hosts[0].links()?.set_offload("t0", Offload::Tso, false)?;
         hosts[1].links()?.set_offload("t0", Offload::Tso, false)?;
     }
     let joint = match way {
-        Way::Packet | Way::PacketSingle | Way::Xdp => {
+        _ if way.is_switch() => {
             let mut switch = Switch::start(&SwitchConfig::default())?;
             for near in ["w1", "w2"] {
-                switch.add(open(way, &middle, near)?, Coalesce::Gro)?;
+                switch.add(open(way, &middle, near)?, way.coalesce())?;
             }
             Joint::Switch(Box::new(switch))
         }
@@ -161,7 +236,7 @@ fn join(way: Way) -> Result<Net, Failed> {
             Joint::Kernel
         }
         Way::Forwarding => forwarding(&middle, &hosts)?,
-        Way::TestpmdPacket | Way::TestpmdXdp => testpmd(way, &middle)?,
+        _ => testpmd(way, &middle)?,
     };
     Ok(Net {
         hosts,
@@ -171,7 +246,7 @@ fn join(way: Way) -> Result<Net, Failed> {
 }
 
 fn open(way: Way, middle: &NetNs, near: &str) -> Result<Port, Failed> {
-    if way == Way::Xdp {
+    if way.is_xdp() {
         let config = XdpConfig {
             device: near.into(),
             queues: 1,
@@ -181,15 +256,19 @@ fn open(way: Way, middle: &NetNs, near: &str) -> Result<Port, Failed> {
         };
         return Ok(middle.run(|| xdp::open(&config))??);
     }
+    packet_port(middle, near)
+}
+
+fn packet_port(ns: &NetNs, device: &str) -> Result<Port, Failed> {
     let config = PacketConfig {
-        device: near.into(),
+        device: device.into(),
         queues: 1,
         takes: Caps::ALL,
         fanout: Fanout::Hash,
         qdisc_bypass: false,
         mtu: None,
     };
-    Ok(middle.run(|| packet::open(&config))??)
+    Ok(ns.run(|| packet::open(&config))??)
 }
 
 /// The middle routes: each host's packets for the other go to the middle's own
@@ -265,21 +344,64 @@ struct Figures {
     p99_us: Vec<f64>,
     small_mpps: Vec<f64>,
     small_mpps_per_core: Vec<f64>,
+    others_percent: Vec<f64>,
 }
 
 impl Figures {
-    fn measure(&mut self, way: Way, net: &mut Net) -> Result<(), Failed> {
+    /// Measures once more while others disturb, and keeps the quietest.
+    fn measure_quietly(&mut self, way: Way, net: &mut Net, load: &str) -> Result<(), Failed> {
+        let mut best = Self::default();
+        for attempt in 0..ATTEMPTS {
+            let mut slice = Self::default();
+            slice.measure(way, net, load)?;
+            if attempt == 0 || slice.others_percent < best.others_percent {
+                best = slice;
+            }
+            if best
+                .others_percent
+                .iter()
+                .all(|others| *others < DISTURBED_PERCENT)
+            {
+                break;
+            }
+        }
+        self.add(best);
+        Ok(())
+    }
+
+    fn add(&mut self, slice: Self) {
+        self.gbit_s.extend(slice.gbit_s);
+        self.cpu_s_per_gb.extend(slice.cpu_s_per_gb);
+        self.p50_us.extend(slice.p50_us);
+        self.p99_us.extend(slice.p99_us);
+        self.small_mpps.extend(slice.small_mpps);
+        self.small_mpps_per_core.extend(slice.small_mpps_per_core);
+        self.others_percent.extend(slice.others_percent);
+    }
+
+    fn measure(&mut self, way: Way, net: &mut Net, load: &str) -> Result<(), Failed> {
+        let wants = |name| load.is_empty() || load == name;
+        let (busy, ours) = (machine_busy_s()?, our_cpu_s(&net.joint)?);
+        let began = Instant::now();
         if let Joint::Testpmd(child) = &net.joint {
             stop(child, false);
         }
-        if !way.is_testpmd() {
+        if wants("bulk") && !way.is_testpmd() {
             self.bulk(net)?;
+        }
+        if wants("ping") && !way.is_testpmd() {
             self.ping(net)?;
         }
-        let result = self.small(net);
+        let result = match wants("small") {
+            true => self.small(net),
+            false => Ok(()),
+        };
         if let Joint::Testpmd(child) = &net.joint {
             stop(child, true);
         }
+        let others = (machine_busy_s()? - busy) - (our_cpu_s(&net.joint)? - ours);
+        let whole = began.elapsed().as_secs_f64() * cpus()? as f64;
+        self.others_percent.push((others / whole * 100.0).max(0.0));
         result
     }
 
@@ -313,9 +435,8 @@ impl Figures {
 
     /// 64-byte packets as fast as one thread sends them.
     fn small(&mut self, net: &Net) -> Result<(), Failed> {
-        let socket = PacketSocket::open(&net.hosts[0].ns, "t0", false)?;
+        let mut flood = Flood::new(net)?;
         let links = net.hosts[1].links()?;
-        let packet = small_packet(net)?;
         let received = || -> Result<u64, Failed> { Ok(links.stats("t0")?.rx_packets) };
         let switch_cpu_s = || -> Result<f64, Failed> {
             Ok(match &net.joint {
@@ -327,13 +448,16 @@ impl Figures {
                 Joint::Kernel => 0.0,
             })
         };
+        // Only here: with bulk, sender and receiver want a CPU each.
+        let pinned = Pinned::new(&net.joint)?;
         let over = AtomicBool::new(false);
         let (before, cpu_before, began) = (received()?, switch_cpu_s()?, Instant::now());
         std::thread::scope(|scope| {
             scope.spawn(|| {
+                // Should it fail, the row shows a slow sender.
+                let _ = pin(None, SENDER_CPU);
                 while !over.load(Ordering::Relaxed) {
-                    // One that the link drops is sent again soon enough.
-                    let _ = socket.send(&packet);
+                    flood.send();
                 }
             });
             std::thread::sleep(SLICE);
@@ -343,6 +467,7 @@ impl Figures {
         std::thread::sleep(Duration::from_millis(20));
         let packets = (received()? - before) as f64;
         let cpu_s = switch_cpu_s()? - cpu_before;
+        drop(pinned);
         self.small_mpps.push(packets / elapsed_s / 1e6);
         if cpu_s > 0.0 {
             self.small_mpps_per_core.push(packets / cpu_s / 1e6);
@@ -350,7 +475,7 @@ impl Figures {
         Ok(())
     }
 
-    fn rows(&self) -> [(&'static str, &'static str, &[f64]); 6] {
+    fn rows(&self) -> [(&'static str, &'static str, &[f64]); 7] {
         [
             ("bulk", "gbit_s", &self.gbit_s),
             ("cpu", "cpu_s_per_gb", &self.cpu_s_per_gb),
@@ -362,6 +487,7 @@ impl Figures {
                 "small_mpps_per_core",
                 &self.small_mpps_per_core,
             ),
+            ("others", "others_percent", &self.others_percent),
         ]
     }
 
@@ -390,6 +516,117 @@ impl Figures {
         }
         format!("{{{}}}", fields.join(","))
     }
+}
+
+/// Sends one packet over and over, by the transmit ring of a port of ours: as fast as a
+/// thread can that also runs the kernel's half of the link.
+struct Flood {
+    queue: Box<dyn Queue>,
+    burst: Burst,
+}
+
+impl Flood {
+    const BATCH: usize = 64;
+
+    fn new(net: &Net) -> Result<Self, Failed> {
+        let mut port = packet_port(&net.hosts[0].ns, "t0")?;
+        let mut burst = Burst::new(Bounds::default(), Kernels::detect());
+        let packet = small_packet(net)?;
+        let space = burst.pool.space().get_mut(..packet.len());
+        space.ok_or("no room")?.copy_from_slice(&packet);
+        burst.admit(
+            Link::Ethernet,
+            0,
+            packet.len(),
+            None,
+            &mut RxStats::default(),
+        );
+        let queue = port.queues.pop().ok_or("no queue")?;
+        Ok(Self { queue, burst })
+    }
+
+    fn send(&mut self) {
+        let Burst {
+            arena, pool, batch, ..
+        } = &self.burst;
+        let Some(id) = batch.first() else { return };
+        for _ in 0..Self::BATCH {
+            // One that the link drops is sent again soon enough.
+            let _ = self.queue.tx(arena.packet(*id), arena.payload(*id), pool);
+        }
+        self.queue.publish();
+    }
+}
+
+/// Where the one that floods runs, and where the one that forwards.
+const SENDER_CPU: usize = 0;
+const FORWARDER_CPU: usize = 1;
+
+/// The switch's workers on a CPU of their own, as testpmd's are, until this is dropped.
+struct Pinned(Vec<Pid>);
+
+impl Pinned {
+    fn new(joint: &Joint) -> Result<Self, Failed> {
+        let mut pinned = Self(Vec::new());
+        if !matches!(joint, Joint::Switch(_)) {
+            return Ok(pinned);
+        }
+        for entry in std::fs::read_dir("/proc/self/task")? {
+            let path = entry?.path();
+            // A thread may have ended meanwhile.
+            let name = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+            let tid = path.file_name().and_then(|tid| tid.to_str()?.parse().ok());
+            if let (true, Some(tid)) = (name.starts_with("jumbo-w"), tid.and_then(Pid::from_raw)) {
+                pin(Some(tid), FORWARDER_CPU)?;
+                pinned.0.push(tid);
+            }
+        }
+        Ok(pinned)
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let mut all = CpuSet::new();
+        (0..cpus().unwrap_or(1)).for_each(|cpu| all.set(cpu));
+        for tid in &self.0 {
+            // One that has ended needs nothing.
+            let _ = sched_setaffinity(Some(*tid), &all);
+        }
+    }
+}
+
+fn pin(thread: Option<Pid>, cpu: usize) -> Result<(), Failed> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(sched_setaffinity(thread, &set)?)
+}
+
+fn cpus() -> Result<usize, Failed> {
+    Ok(std::thread::available_parallelism()?.get())
+}
+
+/// CPU time of all but sleeping, of the whole machine (proc_stat(5), the first line).
+fn machine_busy_s() -> Result<f64, Failed> {
+    let text = std::fs::read_to_string("/proc/stat")?;
+    let line = text.lines().next().ok_or("an empty /proc/stat")?;
+    let fields = line.split_ascii_whitespace().skip(1);
+    // user, nice, system, idle, iowait, irq, softirq, steal; guests are in the first two.
+    let busy = fields
+        .take(8)
+        .enumerate()
+        .filter(|(index, _)| !matches!(index, 3 | 4));
+    let ticks: u64 = busy.map(|(_, ticks)| ticks.parse().unwrap_or(0)).sum();
+    Ok(ticks as f64 / 100.0)
+}
+
+/// CPU time of this process, and of testpmd where it forwards.
+fn our_cpu_s(joint: &Joint) -> Result<f64, Failed> {
+    let theirs = match joint {
+        Joint::Testpmd(child) => process_cpu_s(child.id())?,
+        _ => 0.0,
+    };
+    Ok(ProcessCpu::now().total_s() + theirs)
 }
 
 /// User and system time of a process, from `/proc/PID/stat` in hundredths of a second

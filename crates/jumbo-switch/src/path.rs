@@ -277,6 +277,11 @@ impl Plane {
             if let Some(slot) = self.topology.get_mut(port) {
                 slot.sent = false;
                 slot.queue.publish();
+                if let Some((fault, packets)) = slot.queue.lost() {
+                    slot.counters.tx_faults.count_many(fault, packets.into());
+                    self.books.sent -= u64::from(packets);
+                    self.books.dropped += u64::from(packets);
+                }
             }
         }
     }

@@ -25,9 +25,10 @@ use jumbo_engine::vnet::{Form, Trust, VnetHeader};
 use jumbo_lab::ns::{Needs, NetNs};
 use jumbo_lab::packet_socket::PacketSocket;
 use jumbo_lab::tap::{Tap, TapOffloads, TapSpec};
+use jumbo_lab::traffic::connect::PATIENCE;
 use jumbo_lab::traffic::{BulkAmount, BulkSpec, Directions, PingSpec, UdpSpec, bulk, ping, udp};
 use jumbo_lab::{Family, Host, LabTest, TestError, skip, test_main};
-use jumbo_ports::mem;
+use jumbo_ports::mem::{self, MemHandle};
 use jumbo_ports::queue::{Port, TxFault};
 use jumbo_ports::tagged::Tagged;
 use jumbo_ports::tap::{self, TapConfig, TapError};
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
             streams_are_coalesced_between_kernels,
             udp_super_packets_arrive_as_datagrams,
             datagrams_left_to_be_fragmented_arrive_whole,
+            a_kernel_takes_more_than_an_ip_length_can_say,
             every_ping_is_answered,
             unplugged_port_costs_only_its_own_traffic,
             device_moves_into_another_namespace,
@@ -272,6 +274,90 @@ fn datagrams_left_to_be_fragmented_arrive_whole() -> Outcome {
             }
         }
         rest(&net.switch, &[]);
+    }
+    Ok(())
+}
+
+/// A station that speaks TCP by hand, so that what is sent comes in one burst.
+struct ByHand {
+    guest: MemHandle,
+    base: PacketBuilder,
+}
+
+impl ByHand {
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+    const V4: [u8; 4] = [10, 0, 0, 9];
+    const PORT: u16 = 7000;
+
+    /// The sequence number after the other's SYN.
+    fn connect(&self) -> Tested<u32> {
+        let syn = self.base.clone().seq(99).flags(tcp_flags::SYN);
+        let syn = syn.tcp_options(&[2, 4, 5, 0xb4, 1, 3, 3, 14]);
+        self.guest.put(&VnetHeader::default(), &syn.build());
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            for packet in self.guest.taken() {
+                let parsed = oracle::parse(Link::Ethernet, &packet.bytes);
+                let tcp = parsed.ok().and_then(|packet| packet.tcp().cloned());
+                if let Some(tcp) = tcp.filter(|tcp| tcp.dst_port == Self::PORT) {
+                    let ack = tcp.seq.wrapping_add(1);
+                    let packet = self.base.clone().seq(100).ack(ack);
+                    self.guest.put(&VnetHeader::default(), &packet.build());
+                    return Ok(ack);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Err(TestError::Failed("no answer to a SYN".into()))
+    }
+}
+
+/// 300 packets of a train leave as one of 430 KB, which the kernel's TCP takes.
+fn a_kernel_takes_more_than_an_ip_length_can_say() -> Outcome {
+    for workers in [1, 2] {
+        let setup = Setup {
+            workers,
+            ..Setup::USUAL
+        };
+        let takes = Caps::ALL.with_big_tcp(true, false);
+        let mut net = Net::new(setup, &[Side { takes, ..Side::ALL }])?;
+        let (port, guest) = mem::port("guest", workers, Caps::ALL, Caps::NONE, 1500)?;
+        net.switch.add(port, Coalesce::Gro)?;
+        let state = net.switch.state()?;
+        if !state.ports[0].takes.big_tcp4() {
+            return Err(skip(
+                "this kernel knows no BIG TCP over IPv4 (Linux 6.3 does)",
+            ));
+        }
+        let host = &net.hosts[0];
+        let links = host.links()?;
+        links.add_neighbour("t0", ByHand::V4.into(), ByHand::MAC)?;
+        let mac = links.get("t0")?.mac.unwrap_or_default();
+        let to = host.socket_addr(Family::V4, 0);
+        let listener = host.ns.run(|| std::net::TcpListener::bind(to))??;
+        // The whole train fits into the window.
+        rustix::net::sockopt::set_socket_recv_buffer_size_force(&listener, 4 << 20)?;
+        let base = PacketBuilder::ethernet().macs(mac, ByHand::MAC);
+        let base = base.ipv4(ByHand::V4, host.v4.octets());
+        let base = base.tcp(ByHand::PORT, listener.local_addr()?.port());
+        let by_hand = ByHand { guest, base };
+        let ack = by_hand.connect()?;
+        let (mut stream, _) = listener.accept()?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let before = quiet(&net.switch).ports[0].counters.tx;
+        let train = TcpScript::new(by_hand.base.clone().ack(ack));
+        let packets = train.segments(300).mss(1448).seq(100).packets();
+        let bytes = packets.iter().map(Vec::as_slice);
+        by_hand.guest.put_all(&VnetHeader::default(), bytes);
+        let mut got = vec![0; 300 * 1448];
+        std::io::Read::read_exact(&mut stream, &mut got)?;
+        assert!(got == jumbo_testkit::pattern(0, got.len()), "every byte");
+        let after = rest(&net.switch, &[]).ports[0].counters.tx;
+        let new = (
+            after.packets - before.packets,
+            after.segments - before.segments,
+        );
+        assert_eq!(new, (1, 300), "in one piece");
     }
     Ok(())
 }

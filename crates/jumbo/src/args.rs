@@ -153,6 +153,9 @@ Kinds of port:
   auto      packet or xdp, whichever is better here
   tun       raw IP; two of them are joined point to point
 
+Keys of tap ports:
+  big_tcp   on or off: TCP over IPv4 is merged beyond 65535 bytes for it (Linux 6.3) [default: off]
+
 Keys of packet ports:
   fanout    hash or queue: packets are spread over the workers by flow or by receive queue [default: hash]
   qdisc_bypass  on or off: past the queueing discipline [default: off]

@@ -184,14 +184,14 @@ fn open_device(
 ) -> Result<queue::Port, CliError> {
     let caps = caps(spec.offload);
     match &spec.kind {
-        PortKind::Tap { device } => {
+        PortKind::Tap { device, big_tcp } => {
             let followed = tunnels != TunnelMode::Off;
             let caps = caps.with_udp_tunnels(followed, followed);
             tap::open(&TapConfig {
                 device: device.as_str().to_owned(),
                 queues: workers,
                 hands: caps,
-                takes: caps,
+                takes: caps.with_big_tcp(*big_tcp, false),
                 mtu: None,
             })
             .map_err(|error| port_error(spec, &error))

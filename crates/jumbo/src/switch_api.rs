@@ -49,6 +49,8 @@ pub(crate) struct PortSpec {
 pub(crate) enum PortKind {
     Tap {
         device: DeviceName,
+        /// TCP over IPv4 of more than 65535 bytes may be made for it.
+        big_tcp: bool,
     },
     VhostUser {
         path: SocketPath,
@@ -89,7 +91,7 @@ impl PortKind {
 
     pub(crate) fn device(&self) -> &str {
         match self {
-            Self::Tap { device }
+            Self::Tap { device, .. }
             | Self::Packet { device, .. }
             | Self::Xdp { device, .. }
             | Self::Tun { device }

@@ -1,6 +1,9 @@
 //! Coalescing: packets towards one out port become fewer and larger.
 //!
-//! For each packet of a burst call [`Coalescer::offer`]; it is either merged into
+//! Hand over what was received: a burst at once ([`Coalescer::take_all`]), packet by packet
+//! ([`Coalescer::take`]), or packets that were admitted before ([`Coalescer::offer`]).
+//! The results are the same; the more the coalescer sees at once, the faster it
+//! is. A packet is either merged into
 //! a held flow, or to be held with [`Coalescer::hold`] once its out port is
 //! known, or passed on alone. What has ended appears in [`Coalescer::ready`], in
 //! an order that never lets a packet overtake its own flow; order between flows
@@ -9,8 +12,8 @@
 //!
 //! Headers of held packets stay in their arena slots; payload is linked, never
 //! copied. Cost is one hash, one set of the table and one masked comparison of
-//! the header line, whatever the number of flows; only a mismatch is explained.
-
+//! the header line, whatever the number of flows, and less for packets that follow
+//! others of their flow; only a mismatch is explained.
 //!
 //! [`GRO`], [`LRO`] and [`RSC`] are tables of one rule set, [`Rules`]. A coalescer
 //! knows one or more of them, and each held flow is under the one of the port it
@@ -144,7 +147,7 @@ pub struct CoalesceStats {
     pub alone: Counts<Alone>,
     /// Packets that were merged onto another: absorbed.
     pub merged: u64,
-    /// Those of them that were never admitted ([`Coalescer::take`]).
+    /// Those of them that were never admitted ([`Coalescer::take`], [`Coalescer::take_all`]).
     pub merged_unadmitted: u64,
     /// Super-packets made.
     pub aggregates: u64,

@@ -13,6 +13,7 @@
 mod queue;
 mod ring;
 mod sys;
+mod transmit;
 pub(crate) mod watch;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,6 +23,7 @@ use rustix::io::Errno;
 
 use self::queue::PacketQueue;
 use self::ring::Ring;
+use self::transmit::TransmitRing;
 use self::watch::Watch;
 use crate::queue::{Capability, Port, PortInfo, Presence, Queue};
 use crate::sys::netdev::{self, control_socket};
@@ -161,7 +163,9 @@ pub fn open(config: &PacketConfig) -> Result<Port, PacketError> {
     bind_all(&sockets, found.index, config.fanout).map_err(failed("listening to it"))?;
     let mut queues: Vec<Box<dyn Queue>> = Vec::with_capacity(sockets.len());
     for (socket, ring) in sockets {
-        queues.push(Box::new(PacketQueue::new(socket, ring)));
+        let transmit = TransmitRing::open(found.index, packet_len, config.qdisc_bypass)
+            .map_err(failed("preparing to send"))?;
+        queues.push(Box::new(PacketQueue::new(socket, ring, transmit)));
     }
     let info = PortInfo {
         kind: "packet",
@@ -193,7 +197,8 @@ pub(crate) fn sender(index: u32, mtu: usize) -> Result<Box<dyn Queue>, Errno> {
     let socket = sys::socket()?;
     let (ring, _) = prepare(socket.as_fd(), &config, LINK_LEN + mtu)?;
     sys::bind_to_send(socket.as_fd(), index)?;
-    Ok(Box::new(PacketQueue::new(socket, ring)))
+    let transmit = TransmitRing::open(index, LINK_LEN + mtu, config.qdisc_bypass)?;
+    Ok(Box::new(PacketQueue::new(socket, ring, transmit)))
 }
 
 fn find(config: &PacketConfig) -> Result<Found, PacketError> {
@@ -244,11 +249,16 @@ fn prepare(
         sockopt::set_socket_recv_buffer_size(fd, SOCKET_BUFFER_LEN)?;
         full &= sockopt::socket_recv_buffer_size(fd)? >= SOCKET_BUFFER_LEN;
     }
-    if sockopt::set_socket_send_buffer_size_force(fd, SOCKET_BUFFER_LEN).is_err() {
-        sockopt::set_socket_send_buffer_size(fd, SOCKET_BUFFER_LEN)?;
-        full &= sockopt::socket_send_buffer_size(fd)? >= SOCKET_BUFFER_LEN;
-    }
+    set_send_buffer(fd)?;
+    full &= sockopt::socket_send_buffer_size(fd)? >= SOCKET_BUFFER_LEN;
     Ok((Ring::new(fd, SLOTS, packet_len)?, full))
+}
+
+/// What may be on its way out.
+fn set_send_buffer(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    use rustix::net::sockopt;
+    sockopt::set_socket_send_buffer_size_force(fd, SOCKET_BUFFER_LEN)
+        .or_else(|_| sockopt::set_socket_send_buffer_size(fd, SOCKET_BUFFER_LEN))
 }
 
 /// Binds the sockets and makes them share the packets.

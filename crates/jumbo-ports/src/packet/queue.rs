@@ -10,13 +10,14 @@ use rustix::net::{RecvFlags, sockopt};
 
 use super::ring::{Ring, Slot};
 use super::sys;
+use super::transmit::TransmitRing;
 use crate::gather::Gather;
 use crate::pool::{Lender, Pool};
 use crate::queue::{Burst, PACKET_ROOM, Queue, RxEnd, RxLoss, RxStats, TxFault};
 
 /// The form of the virtio header.
-const FORM: Form = Form::Legacy10;
-const VNET_LEN: usize = FORM.len_bytes();
+pub(super) const FORM: Form = Form::Legacy10;
+pub(super) const VNET_LEN: usize = FORM.len_bytes();
 
 #[derive(Debug)]
 pub(super) struct PacketQueue {
@@ -24,15 +25,17 @@ pub(super) struct PacketQueue {
     ring: Ring,
     gone: bool,
     gather: Gather,
+    transmit: TransmitRing,
 }
 
 impl PacketQueue {
-    pub(super) fn new(socket: OwnedFd, ring: Ring) -> Self {
+    pub(super) fn new(socket: OwnedFd, ring: Ring, transmit: TransmitRing) -> Self {
         let mut queue = Self {
             socket,
             ring,
             gone: false,
             gather: Gather::new(FORM),
+            transmit,
         };
         queue.start_afresh();
         queue
@@ -128,7 +131,7 @@ fn restore_tag(tag: Tag, burst: &mut Burst, stats: &mut RxStats) {
 }
 
 /// What an unsuccessful write means (Linux `net/packet/af_packet.c` `packet_snd`).
-fn tx_fault(errno: Errno, gso: bool) -> TxFault {
+pub(super) fn tx_fault(errno: Errno, gso: bool) -> TxFault {
     match errno {
         Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM => TxFault::QueueFull,
         Errno::NETDOWN => TxFault::LinkDown,
@@ -185,13 +188,30 @@ impl Queue for PacketQueue {
 
     #[inline]
     fn tx(&mut self, packet: &Packet, payload: Pieces<'_>, pool: &Pool) -> Result<(), TxFault> {
+        if self.gone {
+            return Err(TxFault::Gone);
+        }
+        let gso = packet.pending().gso.is_some();
+        if !gso && self.transmit.put(packet, payload, pool)? {
+            return Ok(());
+        }
+        // What came before it leaves before it.
+        self.transmit.send();
         let written = self
             .gather
             .write(self.socket.as_fd(), packet, payload, pool)?;
         match written {
             Ok(_) => Ok(()),
-            Err(errno) => Err(tx_fault(errno, packet.pending().gso.is_some())),
+            Err(errno) => Err(tx_fault(errno, gso)),
         }
+    }
+
+    fn publish(&mut self) {
+        self.transmit.send();
+    }
+
+    fn lost(&mut self) -> Option<(TxFault, u32)> {
+        self.transmit.lost()
     }
 
     fn release(&mut self) {

@@ -1,5 +1,5 @@
-//! The receive ring of an AF_PACKET socket, TPACKET_V2: fixed slots, each with a
-//! status word that says whose it is (Linux `Documentation/networking/packet_mmap.rst`).
+//! The rings of AF_PACKET sockets, TPACKET_V2: fixed slots, each with a status word
+//! that says whose it is (Linux `Documentation/networking/packet_mmap.rst`).
 //!
 //! Version 3 packs packets into blocks, but shows a block only when it is full or
 //! its timer, a millisecond at least, has run out: `prb_retire_rx_blk_timer_expired`
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use jumbo_engine::packet::Tag;
 use rustix::io::Errno;
 
-use super::sys::{self, RingRequest};
+use super::sys::{self, Direction, RingRequest};
 use crate::pool::{Region, Regions};
 
 const TP_STATUS_KERNEL: u32 = 0;
@@ -30,6 +30,10 @@ const HEADER_LEN: usize = 32;
 /// Bytes before a packet in its slot: TPACKET2_HDRLEN (52) and 16 for the link
 /// header, aligned to 16, and the virtio header behind that (`tpacket_rcv`).
 const BEFORE_PACKET: usize = 96;
+
+/// Where an Ethernet packet begins in its slot: 68 bytes of the kernel's, aligned to 16,
+/// and 10 of virtio header, less 14 (`tpacket_rcv`). Only a hint for the processor.
+const PACKET_AT: u64 = 80 + 10 - 14;
 
 /// A slot is a multiple of this, so that 32 of them are a multiple of a page.
 const SLOT_STEP: usize = 128;
@@ -52,12 +56,80 @@ pub(super) struct Slot {
     pub(super) losing: bool,
 }
 
-/// The ring.
+/// Slots shared with the kernel.
 #[derive(Debug)]
-pub(super) struct Ring {
+pub(super) struct Slots {
     regions: Regions,
     slot_len: usize,
-    slots: usize,
+    count: usize,
+}
+
+impl Slots {
+    /// Makes and maps the ring of a socket: `count` slots (rounded up to 32) for
+    /// packets of up to `packet_len` bytes.
+    pub(super) fn new(
+        fd: BorrowedFd<'_>,
+        direction: Direction,
+        count: usize,
+        packet_len: usize,
+    ) -> Result<Self, Errno> {
+        let slot_len = (BEFORE_PACKET + packet_len).next_multiple_of(SLOT_STEP);
+        let blocks = count.div_ceil(SLOTS_PER_BLOCK).max(1);
+        let count = blocks * SLOTS_PER_BLOCK;
+        let request = RingRequest {
+            block_len: (slot_len * SLOTS_PER_BLOCK) as u32,
+            blocks: blocks as u32,
+            frame_len: slot_len as u32,
+            frames: count as u32,
+        };
+        sys::make_ring(fd, direction, request)?;
+        let region = Region::map(fd, 0, slot_len * count)?;
+        Ok(Self {
+            regions: Arc::new([Arc::new(region)]),
+            slot_len,
+            count,
+        })
+    }
+
+    pub(super) fn region(&self) -> Option<&Region> {
+        self.regions.first().map(|region| &**region)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn slot_len(&self) -> usize {
+        self.slot_len
+    }
+
+    /// Where a slot begins.
+    pub(super) fn start(&self, index: usize) -> u64 {
+        (index * self.slot_len) as u64
+    }
+
+    /// The slot behind `index`.
+    #[inline]
+    pub(super) fn after(&self, index: usize) -> usize {
+        match index + 1 {
+            next if next == self.count => 0,
+            next => next,
+        }
+    }
+
+    #[inline]
+    pub(super) fn status(&self, index: usize) -> Option<&AtomicU32> {
+        let word = self.region()?.ptr(self.start(index), size_of::<u32>())?;
+        // SAFETY: the word is mapped while `self.regions` lives, aligned (a slot
+        // starts at a multiple of 128), and written atomically by both sides.
+        Some(unsafe { AtomicU32::from_ptr(word.cast().as_ptr()) })
+    }
+}
+
+/// The receive ring.
+#[derive(Debug)]
+pub(super) struct Ring {
+    slots: Slots,
     /// The next one to look at.
     next: usize,
     /// How many before it are ours still.
@@ -65,44 +137,22 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// Makes and maps the ring of a socket: `slots` (rounded up to 32) for packets
-    /// of up to `packet_len` bytes.
+    /// Makes and maps the receive ring of a socket.
     pub(super) fn new(fd: BorrowedFd<'_>, slots: usize, packet_len: usize) -> Result<Self, Errno> {
-        let slot_len = (BEFORE_PACKET + packet_len).next_multiple_of(SLOT_STEP);
-        let blocks = slots.div_ceil(SLOTS_PER_BLOCK).max(1);
-        let slots = blocks * SLOTS_PER_BLOCK;
-        let request = RingRequest {
-            block_len: (slot_len * SLOTS_PER_BLOCK) as u32,
-            blocks: blocks as u32,
-            frame_len: slot_len as u32,
-            frames: slots as u32,
-        };
-        sys::make_ring(fd, request)?;
-        let region = Region::map(fd, 0, slot_len * slots)?;
         Ok(Self {
-            regions: Arc::new([Arc::new(region)]),
-            slot_len,
-            slots,
+            slots: Slots::new(fd, Direction::Receive, slots, packet_len)?,
             next: 0,
             lent: 0,
         })
     }
 
     pub(super) fn regions(&self) -> &Regions {
-        &self.regions
+        &self.slots.regions
     }
 
     /// Whether every slot is ours: the kernel can add none before some are given back.
     pub(super) fn is_all_lent(&self) -> bool {
-        self.lent == self.slots
-    }
-
-    fn status(&self, index: usize) -> Option<&AtomicU32> {
-        let at = (index * self.slot_len) as u64;
-        let word = self.regions.first()?.ptr(at, size_of::<u32>())?;
-        // SAFETY: the word is mapped while `self.regions` lives, aligned (a slot
-        // starts at a multiple of 128), and written atomically by both sides.
-        Some(unsafe { AtomicU32::from_ptr(word.cast().as_ptr()) })
+        self.lent == self.slots.count
     }
 
     /// The next packet, if there is one. It stays the next one until [`Ring::take`].
@@ -111,13 +161,13 @@ impl Ring {
         if self.is_all_lent() {
             return None;
         }
-        let status = self.status(self.next)?.load(Ordering::Acquire);
+        let status = self.slots.status(self.next)?.load(Ordering::Acquire);
         if status & TP_STATUS_USER == 0 {
             return None;
         }
-        let start = (self.next * self.slot_len) as u64;
+        let start = self.slots.start(self.next);
         let mut header = [0; HEADER_LEN];
-        let region = self.regions.first()?;
+        let region = self.slots.region()?;
         region.piece(start, HEADER_LEN as u32)?.copy_to(&mut header);
         let short = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
         let long = |at: usize| {
@@ -145,30 +195,28 @@ impl Ring {
     /// Goes on behind the packet that [`Ring::peek`] showed; its slot is lent from now on.
     #[inline]
     pub(super) fn take(&mut self) {
-        self.next += 1;
-        if self.next == self.slots {
-            self.next = 0;
-        }
+        self.next = self.slots.after(self.next);
         self.lent += 1;
-        if let Some(region) = self.regions.first()
-            && let Some(slot) = region.piece((self.next * self.slot_len) as u64, 0)
-        {
-            slot.prefetch();
+        // The kernel's header of the next, and the beginning of the packet in it.
+        let start = self.slots.start(self.next);
+        if let Some(region) = self.slots.region() {
+            for at in [start, start + PACKET_AT] {
+                if let Some(line) = region.piece(at, 0) {
+                    line.prefetch();
+                }
+            }
         }
     }
 
     /// Gives back all slots that were taken.
     #[inline]
     pub(super) fn release(&mut self) {
-        let mut index = (self.next + self.slots - self.lent) % self.slots;
+        let mut index = (self.next + self.slots.count - self.lent) % self.slots.count;
         for _ in 0..std::mem::take(&mut self.lent) {
-            if let Some(status) = self.status(index) {
+            if let Some(status) = self.slots.status(index) {
                 status.store(TP_STATUS_KERNEL, Ordering::Release);
             }
-            index += 1;
-            if index == self.slots {
-                index = 0;
-            }
+            index = self.slots.after(index);
         }
     }
 }

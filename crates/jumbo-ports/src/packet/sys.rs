@@ -64,9 +64,30 @@ pub(super) fn prepare(fd: BorrowedFd<'_>, qdisc_bypass: bool) -> Result<(), Errn
     Ok(())
 }
 
-/// Makes the receive ring, to be mapped.
-pub(super) fn make_ring(fd: BorrowedFd<'_>, request: RingRequest) -> Result<(), Errno> {
-    set(fd, libc::PACKET_RX_RING, &request)
+/// A packet in the transmit ring that the kernel finds malformed is skipped; else the
+/// ring would stand still.
+pub(super) fn skip_malformed(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    set(fd, libc::PACKET_LOSS, &1)
+}
+
+/// Which way a ring goes.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    Receive,
+    Transmit,
+}
+
+/// Makes a ring, to be mapped.
+pub(super) fn make_ring(
+    fd: BorrowedFd<'_>,
+    direction: Direction,
+    request: RingRequest,
+) -> Result<(), Errno> {
+    let option = match direction {
+        Direction::Receive => libc::PACKET_RX_RING,
+        Direction::Transmit => libc::PACKET_TX_RING,
+    };
+    set(fd, option, &request)
 }
 
 /// `struct packet_mreq`.

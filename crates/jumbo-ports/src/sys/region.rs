@@ -185,6 +185,17 @@ impl Region {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
         Some(())
     }
+
+    /// Writes the bytes of `piece` at `at`; `None`, and nothing is written, if they
+    /// would not fit.
+    #[inline]
+    pub fn write_piece(&self, at: u64, piece: Piece<'_>) -> Option<()> {
+        let to = self.ptr(at, piece.len)?;
+        // SAFETY: `ptr` has seen to it that `piece.len` bytes are mapped there, as many
+        // are readable at `piece.base`, and `copy` allows that they overlap.
+        unsafe { std::ptr::copy(piece.base, to.as_ptr(), piece.len) };
+        Some(())
+    }
 }
 
 impl Drop for Region {
@@ -315,6 +326,14 @@ mod tests {
         let mut some = [0; 6];
         assert_eq!(piece.copy_to(&mut some), 6);
         assert_eq!(&some, b"across");
+        region.write_piece(0, piece).expect("inside");
+        region
+            .write_piece(7, region.piece(0, 13).expect("inside"))
+            .expect("overlapping");
+        let mut all = Vec::new();
+        region.piece(0, 20).expect("inside").append_to(&mut all);
+        assert_eq!(all, b"across across a page");
+        assert!(region.write_piece(8180, piece).is_none(), "not all inside");
         assert!(region.piece(8192, 0).is_some(), "the very end, no bytes");
         for (at, len) in [(8192, 1), (8191, 2), (0, 8193), (u64::MAX, 1), (8193, 0)] {
             assert!(region.piece(at, len).is_none(), "{at}+{len}");

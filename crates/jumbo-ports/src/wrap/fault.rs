@@ -442,6 +442,10 @@ impl Queue for Faulty {
         self.inner.publish();
     }
 
+    fn lost(&mut self) -> Option<(TxFault, u32)> {
+        self.inner.lost()
+    }
+
     fn release(&mut self) {
         self.inner.release();
     }

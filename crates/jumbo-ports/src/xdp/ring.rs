@@ -191,11 +191,33 @@ impl<T: Entry> Consumer<T> {
         Some(unsafe { entry.read_volatile() })
     }
 
+    /// The same, if it was already there when the kernel's counter was last read.
+    #[inline]
+    pub(super) fn peek_seen(&mut self, ahead: u32) -> Option<T> {
+        match self.0.theirs.wrapping_sub(self.0.ours) > ahead {
+            true => self.peek(ahead),
+            false => None,
+        }
+    }
+
+    /// Goes on behind `count` entries. The kernel has them back with the next
+    /// [`Consumer::give_back`].
+    #[inline]
+    pub(super) fn pass(&mut self, count: u32) {
+        self.0.ours = self.0.ours.wrapping_add(count);
+    }
+
+    /// Gives all entries back that were passed.
+    #[inline]
+    pub(super) fn give_back(&mut self) {
+        let counter = self.0.counter(self.0.offsets.consumer);
+        counter.store(self.0.ours, Ordering::Release);
+    }
+
     /// Gives `count` entries back.
     #[inline]
     pub(super) fn take(&mut self, count: u32) {
-        self.0.ours = self.0.ours.wrapping_add(count);
-        let counter = self.0.counter(self.0.offsets.consumer);
-        counter.store(self.0.ours, Ordering::Release);
+        self.pass(count);
+        self.give_back();
     }
 }

@@ -11,9 +11,9 @@ use jumbo_engine::vnet::{HeaderFault, Trust, VnetHeader};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::Errno;
 use rustix::net::xdp::{
-    SocketAddrXdp, SocketAddrXdpFlags, XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING,
-    XDP_UMEM_PGOFF_COMPLETION_RING, XDP_UMEM_PGOFF_FILL_RING, XdpOptionsFlags, XdpUmemReg,
-    XdpUmemRegFlags,
+    SocketAddrXdp, SocketAddrXdpFlags, SocketAddrXdpWithSharedUmem, XDP_PGOFF_RX_RING,
+    XDP_PGOFF_TX_RING, XDP_UMEM_PGOFF_COMPLETION_RING, XDP_UMEM_PGOFF_FILL_RING, XdpOptionsFlags,
+    XdpUmemReg, XdpUmemRegFlags,
 };
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
@@ -81,6 +81,9 @@ pub(super) struct Sharing {
 #[derive(Debug)]
 pub(super) struct XdpSocket {
     fd: OwnedFd,
+    /// Sends, from the same memory. `fd` is waited for: each packet that has left wakes
+    /// whoever waits for its socket, be it only to receive (`sock_def_write_space`).
+    sender: OwnedFd,
     regions: Regions,
     fill: Producer<u64>,
     completion: Consumer<u64>,
@@ -110,25 +113,22 @@ impl XdpSocket {
         partial: bool,
         checksum: TxChecksum,
     ) -> Result<Self, Errno> {
-        let fd = rustix::net::socket_with(
-            AddressFamily::XDP,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let [fd, sender] = [socket()?, socket()?];
         let (regions, tx_csum) = memory(fd.as_fd(), checksum)?;
         sockopt::set_xdp_umem_fill_ring_size(&fd, RX_CHUNKS)?;
         sockopt::set_xdp_umem_completion_ring_size(&fd, TX_CHUNKS)?;
         sockopt::set_xdp_rx_ring_size(&fd, RX_CHUNKS)?;
-        sockopt::set_xdp_tx_ring_size(&fd, TX_CHUNKS)?;
+        sockopt::set_xdp_tx_ring_size(&sender, TX_CHUNKS)?;
         let offsets = sockopt::xdp_mmap_offsets(&fd)?;
         let at = fd.as_fd();
+        let tx = sockopt::xdp_mmap_offsets(&sender)?.tx;
         let mut socket = Self {
             fill: Producer::map(at, XDP_UMEM_PGOFF_FILL_RING, offsets.fr, RX_CHUNKS)?,
             completion: Consumer::map(at, XDP_UMEM_PGOFF_COMPLETION_RING, offsets.cr, TX_CHUNKS)?,
             rx: Consumer::map(at, XDP_PGOFF_RX_RING, offsets.rx, RX_CHUNKS)?,
-            tx: Producer::map(at, XDP_PGOFF_TX_RING, offsets.tx, TX_CHUNKS)?,
+            tx: Producer::map(sender.as_fd(), XDP_PGOFF_TX_RING, tx, TX_CHUNKS)?,
             fd,
+            sender,
             regions,
             free: (RX_CHUNKS..RX_CHUNKS + TX_CHUNKS).map(chunk).collect(),
             lent: Vec::with_capacity(RX_CHUNKS as usize),
@@ -151,6 +151,12 @@ impl XdpSocket {
             tx_csum,
             ..bind_when_free(socket.fd.as_fd(), index, queue)?
         };
+        let flags = SocketAddrXdpFlags::XDP_SHARED_UMEM;
+        let address = SocketAddrXdpWithSharedUmem {
+            addr: SocketAddrXdp::new(flags, index, queue),
+            shared_umem_fd: socket.fd.as_fd(),
+        };
+        rustix::net::bind(&socket.sender, &address)?;
         Ok(socket)
     }
 
@@ -170,6 +176,18 @@ impl XdpSocket {
         let Some(lender) = burst.pool.borrow(&self.regions) else {
             return RxEnd::More;
         };
+        let end = self.rx_with(lender, burst, stats, left);
+        self.rx.give_back();
+        end
+    }
+
+    fn rx_with(
+        &mut self,
+        lender: Lender,
+        burst: &mut Burst,
+        stats: &mut RxStats,
+        left: usize,
+    ) -> RxEnd {
         let mut bytes = 0;
         for count in 0..left {
             let full = bytes >= burst.bounds.batch_bytes || !burst.has_room();
@@ -213,13 +231,24 @@ impl XdpSocket {
             self.lent
                 .push(desc.addr / CHUNK_LEN as u64 * CHUNK_LEN as u64);
         }
-        self.rx.take(count);
+        self.rx.pass(count);
+        self.prefetch();
         let body = if cut {
             Err(RxLoss::Truncated)
         } else {
             Ok(body)
         };
         Some((body, len))
+    }
+
+    /// Has the processor fetch the beginning of the packet after the next.
+    #[inline]
+    fn prefetch(&mut self) {
+        if let (Some(desc), Some(region)) = (self.rx.peek_seen(1), self.regions.first())
+            && let Some(piece) = region.piece(desc.addr, 0)
+        {
+            piece.prefetch();
+        }
     }
 
     fn admit(&self, body: &[Frag], burst: &mut Burst, stats: &mut RxStats) {
@@ -274,6 +303,9 @@ impl XdpSocket {
         if self.down {
             return Err(TxFault::LinkDown);
         }
+        if let Some(answer) = self.tx_one(packet, payload, pool) {
+            return answer;
+        }
         self.scratch.clear();
         self.scratch.resize(HEADERS_MAX, 0);
         let header_len = packet.write_header(&mut self.scratch).unwrap_or(0);
@@ -295,6 +327,43 @@ impl XdpSocket {
         let csum = self.unfinished(packet)?;
         self.push(count, csum);
         Ok(())
+    }
+
+    /// Copies a finished packet straight into a free chunk; `None` if it does not fit
+    /// into one, or there is none.
+    #[inline]
+    fn tx_one(
+        &mut self,
+        packet: &Packet,
+        payload: Pieces<'_>,
+        pool: &Pool,
+    ) -> Option<Result<(), TxFault>> {
+        let finished = !matches!(packet.pending().csum, Csum::Partial { .. });
+        if !finished || packet.wire_len() > CHUNK_LEN || self.tx.room() == 0 {
+            return None;
+        }
+        self.reclaim();
+        let (region, &addr) = (self.regions.first()?, self.free.last()?);
+        let mut head = [0; HEADERS_MAX];
+        let mut len = packet.write_header(&mut head)?;
+        region.write(addr, &head[..len])?;
+        for frag in payload {
+            let Some(piece) = pool.piece(frag) else {
+                return Some(Err(TxFault::PayloadMissing));
+            };
+            if len + piece.len() > CHUNK_LEN {
+                return None;
+            }
+            region.write_piece(addr + len as u64, piece)?;
+            len += piece.len();
+        }
+        self.free.pop();
+        self.tx.push(Desc {
+            addr,
+            len: len as u32,
+            options: 0,
+        });
+        Some(Ok(()))
     }
 
     /// What a chunk takes of a packet.
@@ -353,20 +422,29 @@ impl XdpSocket {
 
     /// Takes back the chunks of packets that have left.
     fn reclaim(&mut self) {
-        if self.free.len() >= TX_CHUNKS as usize / 2 {
-            return;
+        if self.free.len() < TX_CHUNKS as usize / 2 {
+            self.take_completed();
         }
-        while let Some(addr) = self.completion.peek(0) {
-            self.completion.take(1);
+    }
+
+    fn take_completed(&mut self) {
+        let mut count = 0;
+        while let Some(addr) = self.completion.peek(count) {
+            count += 1;
             if self.free.len() < TX_CHUNKS as usize {
                 self.free.push(addr / CHUNK_LEN as u64 * CHUNK_LEN as u64);
             }
+        }
+        if count > 0 {
+            self.completion.take(count);
         }
     }
 
     pub(super) fn publish(&mut self) {
         if !self.gone {
             self.kick();
+            // Copied chunks are back at once, and the next batch finds them in the cache.
+            self.take_completed();
         }
     }
 
@@ -375,14 +453,14 @@ impl XdpSocket {
         self.tx.publish();
         for _ in 0..=TX_CHUNKS / KICK_PACKETS {
             if self.tx.waiting() == 0 {
-                // Whoever waits for the socket has it sent too (`xsk_poll`).
+                // Another call may have sent it.
                 self.down = false;
                 return;
             }
             if !self.tx.needs_wakeup() {
                 return;
             }
-            match rustix::net::send(&self.fd, &[], SendFlags::DONTWAIT) {
+            match rustix::net::send(&self.sender, &[], SendFlags::DONTWAIT) {
                 // More is left than one call sends.
                 Ok(_) | Err(Errno::AGAIN | Errno::BUSY | Errno::INTR) => self.down = false,
                 Err(Errno::NETDOWN) => {
@@ -412,6 +490,11 @@ impl XdpSocket {
             let _ = rustix::net::recv(&self.fd, &mut [0u8; 0][..], RecvFlags::DONTWAIT);
         }
     }
+}
+
+fn socket() -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC;
+    rustix::net::socket_with(AddressFamily::XDP, SocketType::RAW, flags, None)
 }
 
 fn chunk(index: u32) -> u64 {

@@ -1,17 +1,19 @@
 //! AF_PACKET against the contract of a queue, and against the kernel's whims.
 
 use jumbo_engine::pending::Caps;
-use jumbo_engine::vnet::VnetHeader;
+use jumbo_engine::vnet::{Form, VnetHeader};
 use jumbo_lab::{LabTest, TestError};
 use jumbo_ports::conformance::{Subject, check};
 use jumbo_ports::packet::{self, Fanout, PacketConfig, PacketError};
-use jumbo_ports::queue::{Port, RxEnd, RxLoss, TxFault};
+use jumbo_ports::queue::{Port, Queue, RxEnd, RxLoss, TxFault};
 use jumbo_ports::wrap::fault::{self, Faults};
 use jumbo_testkit::oracle::vnet_gso;
 use jumbo_testkit::script::TcpStream;
 
 use crate::samples::{base, pending, samples};
-use crate::support::{AllQueues, FarEnd, Outcome, Served, Taker, Wire, send, with_header};
+use crate::support::{
+    AllQueues, FarEnd, Outcome, Served, Taker, Wire, hand_over, send, with_header,
+};
 
 pub(crate) fn tests() -> Vec<LabTest> {
     vec![
@@ -31,6 +33,11 @@ pub(crate) fn tests() -> Vec<LabTest> {
         LabTest::new("packet_counts_what_was_cut_off", counts_truncated),
         LabTest::new("packet_does_not_hear_itself", does_not_hear_itself),
         LabTest::new("packet_outlives_down_and_up", outlives_down_and_up),
+        LabTest::new(
+            "packet_sends_in_order_what_is_short_and_long",
+            sends_in_order,
+        ),
+        LabTest::new("packet_tells_what_a_batch_lost", tells_what_a_batch_lost),
         LabTest::new("packet_undoes_promiscuous_mode", undoes_promiscuous),
         LabTest::new("packet_errors_say_what_is_wrong", errors_say_what_is_wrong),
     ]
@@ -244,6 +251,79 @@ fn outlives_down_and_up() -> Outcome {
     Ok(())
 }
 
+/// More than the transmit ring has slots, with packets between them that take no slot.
+fn sends_in_order() -> Outcome {
+    let wire = Wire::new()?;
+    let mut queue = open(&wire, &config(1))?.queues.remove(0);
+    let far = wire.socket()?;
+    let large = pending(
+        &TcpStream::new(base()).segments(3).mss(1440).super_packet(),
+        vnet_gso::TCPV4,
+        1440,
+    );
+    for round in 0..12u16 {
+        let mut expected = Vec::new();
+        for index in 0..50 {
+            let payload_len = usize::from(round * 50 + index) + 7;
+            let small = base().payload_len(payload_len).build();
+            put(&mut *queue, &VnetHeader::default(), &small)?;
+            expected.push(small);
+        }
+        put(&mut *queue, &large.vnet, &large.bytes)?;
+        expected.push(large.bytes.clone());
+        let mut got = Vec::new();
+        while got.len() < expected.len() {
+            let Some(bytes) = far.recv(std::time::Duration::from_secs(1))? else {
+                break;
+            };
+            let bytes = bytes[Form::Legacy10.len_bytes()..].to_vec();
+            if bytes[6..12] == large.bytes[6..12] {
+                got.push(bytes);
+            }
+        }
+        assert_eq!(got.len(), expected.len(), "round {round}");
+        assert!(got == expected, "in order, byte for byte");
+    }
+    queue.publish();
+    assert_eq!(queue.lost(), None);
+    Ok(())
+}
+
+/// All of a batch are counted, none is sent later.
+fn tells_what_a_batch_lost() -> Outcome {
+    let wire = Wire::new()?;
+    let mut queue = open(&wire, &config(1))?.queues.remove(0);
+    let far = wire.socket()?;
+    let links = wire.near.links()?;
+    links.down("w0")?;
+    let stale = base().payload_len(99).build();
+    for _ in 0..10 {
+        put(&mut *queue, &VnetHeader::default(), &stale)?;
+    }
+    queue.publish();
+    assert_eq!(queue.lost(), Some((TxFault::LinkDown, 10)));
+    assert_eq!(queue.lost(), None);
+    links.up("w0")?;
+    // A queue that was down still knows: the first call may say so once more.
+    let fresh = base().payload_len(300).build();
+    for _ in 0..2 {
+        let _ = send(&mut *queue, &VnetHeader::default(), &fresh);
+    }
+    let mut seen = 0;
+    while let Some(bytes) = far.recv(std::time::Duration::from_millis(300))? {
+        assert!(bytes[Form::Legacy10.len_bytes()..] != stale, "stale");
+        seen += usize::from(bytes[Form::Legacy10.len_bytes()..] == fresh);
+    }
+    assert!(seen > 0, "it sends again");
+    Ok(())
+}
+
+/// Hands one packet over without having it sent.
+fn put(queue: &mut dyn Queue, vnet: &VnetHeader, bytes: &[u8]) -> Outcome {
+    let put = hand_over(queue, vnet, bytes);
+    put.map_err(|fault| TestError::Failed(format!("{fault:?}")))
+}
+
 fn undoes_promiscuous() -> Outcome {
     let wire = Wire::new()?;
     let read = |name: &str| -> Result<u32, TestError> {
@@ -264,8 +344,8 @@ fn undoes_promiscuous() -> Outcome {
     };
     assert_eq!(
         promiscuity()?.lines().count(),
-        3,
-        "a headline and two sockets"
+        5,
+        "a headline, and two sockets a queue"
     );
     drop(port);
     assert_eq!(promiscuity()?.lines().count(), 1);

@@ -109,6 +109,10 @@ impl Queue for AllQueues {
         self.0.iter_mut().for_each(|queue| queue.publish());
     }
 
+    fn lost(&mut self) -> Option<(TxFault, u32)> {
+        self.0.iter_mut().find_map(|queue| queue.lost())
+    }
+
     fn release(&mut self) {
         self.0.iter_mut().for_each(|queue| queue.release());
     }
@@ -140,6 +144,10 @@ impl Queue for Served {
         };
         let mut burst = Burst::new(bounds, Kernels::detect());
         self.0[0].rx(&mut burst, &mut RxStats::default());
+    }
+
+    fn lost(&mut self) -> Option<(TxFault, u32)> {
+        self.0[0].lost()
     }
 
     fn release(&mut self) {
@@ -195,13 +203,28 @@ impl Taker {
 
 /// Sends one packet by hand.
 pub(crate) fn send(queue: &mut dyn Queue, vnet: &VnetHeader, bytes: &[u8]) -> Result<(), TxFault> {
-    let answer = send_only(queue, vnet, bytes);
+    let answer = hand_over(queue, vnet, bytes);
     queue.publish();
-    answer
+    answer.and(what_was_lost(queue))
 }
 
 /// The same; it is published only if something was sent.
 pub(crate) fn send_only(
+    queue: &mut dyn Queue,
+    vnet: &VnetHeader,
+    bytes: &[u8],
+) -> Result<(), TxFault> {
+    hand_over(queue, vnet, bytes)?;
+    queue.publish();
+    what_was_lost(queue)
+}
+
+fn what_was_lost(queue: &mut dyn Queue) -> Result<(), TxFault> {
+    queue.lost().map_or(Ok(()), |(fault, _)| Err(fault))
+}
+
+/// Hands one packet over, to be sent with those that follow.
+pub(crate) fn hand_over(
     queue: &mut dyn Queue,
     vnet: &VnetHeader,
     bytes: &[u8],
@@ -213,9 +236,5 @@ pub(crate) fn send_only(
     burst.admit(Link::Ethernet, 0, bytes.len(), header, &mut stats);
     let id = burst.batch[0];
     let payload = burst.arena.payload(id);
-    let answer = queue.tx(burst.arena.packet(id), payload, &burst.pool);
-    if answer.is_ok() {
-        queue.publish();
-    }
-    answer
+    queue.tx(burst.arena.packet(id), payload, &burst.pool)
 }

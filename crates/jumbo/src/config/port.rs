@@ -46,6 +46,8 @@ pub(super) struct PortKeys {
     packed: Option<OnOff>,
     /// Of `vhost-user`: whether a guest may have each packet's hash.
     hash_report: Option<OnOff>,
+    /// Of `tap`: TCP is merged beyond 65535 bytes.
+    big_tcp: Option<OnOff>,
     name: Option<PortName>,
     mtu: Option<Mtu>,
     coalesce: Option<Coalesce>,
@@ -161,7 +163,10 @@ impl PortKeys {
             },
             "tun" => PortKind::Tun { device },
             "auto" => PortKind::Auto { device },
-            _ => PortKind::Tap { device },
+            _ => PortKind::Tap {
+                device,
+                big_tcp: self.big_tcp.is_some_and(|on| on.0),
+            },
         }
     }
 
@@ -183,6 +188,7 @@ impl PortKeys {
             ("hash_report", self.hash_report.is_some(), "vhost-user"),
             ("fanout", self.fanout.is_some(), "packet"),
             ("qdisc_bypass", self.qdisc_bypass.is_some(), "packet"),
+            ("big_tcp", self.big_tcp.is_some(), "tap"),
             ("mode", self.mode.is_some(), "xdp"),
             ("pass", self.pass.is_some(), "xdp"),
             ("force", self.force.is_some(), "packet, xdp and auto"),
