@@ -40,6 +40,26 @@ pub struct PortCounters {
     pub announced: u64,
     /// Announcements that came too fast and were kept to ourselves.
     pub unannounced: u64,
+    /// What was copied because it rested beyond a burst on the way to it: packets, one that
+    /// grew in several bursts once for each, and bytes of payload.
+    pub promoted: Gauge,
+}
+
+/// A number of packets, and of bytes of their payload.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gauge {
+    /// Packets, a super-packet being one.
+    pub packets: u64,
+    /// Bytes of payload.
+    pub bytes: u64,
+}
+
+impl Gauge {
+    /// Adds another's.
+    pub fn add(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+    }
 }
 
 impl PortCounters {
@@ -67,6 +87,7 @@ impl PortCounters {
         self.waits += other.waits;
         self.announced += other.announced;
         self.unannounced += other.unannounced;
+        self.promoted.add(other.promoted);
     }
 }
 
