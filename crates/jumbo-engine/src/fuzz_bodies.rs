@@ -6,10 +6,11 @@ use alloc::vec::Vec;
 
 use crate::arena::{Admitted, Arena, PacketId, Pieces, SliceMemory};
 use crate::checksum::{Kernels, textbook};
-use crate::coalesce::{Coalescer, End, GRO, Offer, Ready};
+use crate::coalesce::{Coalescer, End, GRO, LRO, Offer, RSC, RSC_QEMU, Ready, Towards};
 use crate::complete::{Plan, complete, leaving, plan};
 use crate::packet::{Frag, HEADER_ROOM, HEADERS_MAX, Link, Net, Packet, Transport};
 use crate::pending::{Caps, Csum};
+use crate::superpacket::L3_TOTAL_MAX;
 use crate::vnet::{Form, HeaderFault, Trust, VnetHeader};
 
 /// Packets of one run; more would only repeat.
@@ -88,7 +89,8 @@ fn admit_twice(link: Link, data: &[u8], header: &VnetHeader, trust: Trust, follo
 /// Packets through the whole path: admit, offer, hold, flush, complete for several ports.
 ///
 /// `data` is a list of records: a byte of flags (`Record`), two bytes of length (little-endian),
-/// 12 bytes of virtio header if the flags say so, the packet.
+/// 12 bytes of virtio header if the flags say so, the packet. The two highest flags choose the
+/// personality under which it is held.
 pub fn coalesce_and_segment(data: &[u8]) {
     whole_path(data, Form::Modern12, false);
 }
@@ -105,13 +107,14 @@ fn whole_path(data: &[u8], form: Form, follow: bool) {
     arena.follow_tunnels(follow);
     let mut path = Path {
         arena,
-        gro: Coalescer::new(&GRO, 8, 7),
+        gro: Coalescer::with_personalities(&[GRO, LRO, RSC, RSC_QEMU], 8, 7),
         memory: &memory,
         payload_len: 0,
         arrived: Vec::new(),
         left: Vec::new(),
     };
-    let plain = records.iter().all(|record| record.vnet.is_none());
+    let lossless = |record: &Record| record.vnet.is_none() && record.towards.personality == 0;
+    let plain = records.iter().all(lossless);
     for record in &records {
         path.receive(record);
         if record.flushes {
@@ -136,6 +139,7 @@ struct Record {
     at: usize,
     len: usize,
     body: Vec<Frag>,
+    towards: Towards,
 }
 
 /// Flags of a record.
@@ -145,8 +149,10 @@ const RAW_IP: u8 = 4;
 const FLUSHES: u8 = 8;
 /// In three pieces, the first of odd length.
 const SPLIT: u8 = 16;
-/// With 20000 bytes more payload.
+/// With 20000 bytes more payload, towards a port that takes more than 65535.
 const STRETCHED: u8 = 32;
+/// From this bit on: the personality.
+const PERSONALITY_SHIFT: u8 = 6;
 
 fn records(mut data: &[u8], form: Form, memory: &mut Vec<u8>) -> Vec<Record> {
     let mut records = Vec::new();
@@ -184,6 +190,14 @@ fn records(mut data: &[u8], form: Form, memory: &mut Vec<u8>) -> Vec<Record> {
             at,
             len,
             body: body(at, len, flags & SPLIT != 0),
+            towards: Towards {
+                personality: flags >> PERSONALITY_SHIFT,
+                big_l3_total_max: match flags & STRETCHED {
+                    0 => 0,
+                    _ => u32::MAX,
+                },
+                ..Towards::from(0)
+            },
         });
         // Between packets there is something else.
         memory.push(0xEE);
@@ -235,17 +249,17 @@ impl Path<'_> {
         self.payload_len += packet.payload_len() as usize;
         let bytes = wire_bytes(self.memory, packet, self.arena.payload(id));
         self.arrived.push(bytes);
-        self.coalesce(id);
+        self.coalesce(id, record.towards);
     }
 
-    fn coalesce(&mut self, id: PacketId) {
+    fn coalesce(&mut self, id: PacketId, towards: Towards) {
         let memory = SliceMemory::new(self.memory, Kernels::portable());
         match self.gro.offer(&mut self.arena, id, &memory) {
             Offer::Merged => {}
             Offer::Hold(slot) => {
                 if self
                     .gro
-                    .hold(&mut self.arena, id, slot, 0, &memory)
+                    .hold(&mut self.arena, id, slot, towards, &memory)
                     .is_err()
                 {
                     self.gro.ready().push(Ready::alone(id, 0));
@@ -262,7 +276,7 @@ impl Path<'_> {
         for ready in core::mem::take(self.gro.ready()) {
             self.payload_len -= self.arena.packet(ready.id).payload_len() as usize;
             for caps in ports() {
-                for mtu in [68, 1500, 9000, 65535] {
+                for mtu in [68, 1500, 65535] {
                     self.leave(ready.id, caps, mtu);
                 }
             }
@@ -306,7 +320,7 @@ impl Path<'_> {
     }
 }
 
-fn ports() -> [Caps; 6] {
+fn ports() -> [Caps; 8] {
     [
         Caps::NONE,
         Caps::new(true, false, false, false, false),
@@ -314,6 +328,8 @@ fn ports() -> [Caps; 6] {
         Caps::ALL,
         Caps::ALL.with_udp_tunnels(true, false),
         Caps::ALL.with_udp_tunnels(true, true),
+        Caps::ALL.with_ufo(true),
+        Caps::ALL.with_big_tcp(true, true),
     ]
 }
 
@@ -332,9 +348,11 @@ fn assert_sound(packet: &Packet) {
         assert!(end <= packet.header_len(), "a place in the private header");
     }
     if let Some(gso) = packet.pending().gso {
-        assert!(gso.size > 0 && packet.payload_len() > u32::from(gso.size));
+        assert!(gso.size > 0 && gso.segments(packet.payload_len()) > 1);
         assert!(matches!(packet.pending().csum, Csum::Partial { .. }));
-        assert!(packet.l3_total_len() <= 65535);
+        let most = Caps::ALL.with_big_tcp(true, true).l3_total_max(gso.kind);
+        assert!(packet.l3_total_len() <= most);
+        assert!(packet.l3_total_len() <= L3_TOTAL_MAX || !packet.is_in_tunnel());
     }
 }
 
@@ -344,6 +362,7 @@ fn assert_taken(packet: &Packet, caps: Caps, mtu: usize) {
     match packet.pending().gso {
         Some(gso) => {
             assert!(caps.takes(gso.kind));
+            assert!(packet.l3_total_len() <= caps.l3_total_max(gso.kind));
             assert!(caps.tunnels().take(&packet.tunnel));
         }
         None => assert!(packet.l3_total_len() <= mtu),
@@ -371,7 +390,7 @@ fn assert_checksums(packet: &Packet, wire: &[u8]) {
         }
         _ => &network[8..40],
     };
-    if matches!(packet.pending().csum, Csum::Partial { .. }) {
+    if matches!(packet.pending().csum, Csum::Partial { .. }) || packet.layers().fragment {
         return;
     }
     let mut summed = addresses.to_vec();

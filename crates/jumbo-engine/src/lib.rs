@@ -78,6 +78,9 @@
 //! # Ok::<(), jumbo_engine::complete::Fault>(())
 //! ```
 //!
+//! Who has a burst to hand over at once is served several times faster by
+//! [`coalesce::Coalescer::take_all`], which admits and offers.
+//!
 //! # Whole programs
 //!
 //! In the repository's `crates/jumbo-engine/examples`: `vpn_tun` is a VPN's packet loop between a TUN and

@@ -18,7 +18,7 @@
 //! let mut arena = Arena::new(64, 128);
 //! let mut gro = Coalescer::new(&GRO, 16, 0x5eed);
 //! let memory = StagedMemory::new(SliceMemory::new(&buffer, Kernels::detect()), &stage);
-//! // gro.take(&mut arena, &received, &memory) for each packet of the burst ...
+//! // gro.take_all(&mut arena, burst, &memory, |gro, arena, received, taken| ...) ...
 //! gro.flush(&mut arena, End::BurstEnd);
 //! for done in gro.ready().drain(..) {
 //!     let (packet, payload) = (arena.packet(done.id), arena.payload(done.id));

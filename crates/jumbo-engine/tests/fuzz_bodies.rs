@@ -168,6 +168,8 @@ fn with_headers() -> Vec<(Vec<u8>, Vec<u8>)> {
         (v6(), vnet_gso::TCPV6),
         (v6().udp(1, 2), vnet_gso::UDP_L4),
         (PacketBuilder::ethernet().udp(1, 2), vnet_gso::NONE),
+        (PacketBuilder::ethernet().udp(1, 2), vnet_gso::UDP),
+        (v6().udp(1, 2), vnet_gso::UDP),
     ];
     let mut all = Vec::new();
     for (builder, gso_type) in cases {
@@ -230,5 +232,33 @@ fn trains() -> Vec<Vec<u8>> {
             .flat_map(|packet| record(3, &valid, packet))
             .collect(),
     );
+    // Under each of the lossy tables, with acknowledgements that move, and none of their own between.
+    for personality in 1..4u8 {
+        let moving = (0..5u32).flat_map(|n| {
+            let packet = PacketBuilder::ethernet().df(true).id(n as u16).ack(n / 2);
+            let len = if n == 3 { 0 } else { 40 };
+            let packet = packet.seq(1 + 40 * n.min(3)).timestamps(n, 5);
+            record(personality << 6, &[], &packet.payload_len(len).build())
+        });
+        trains.push(moving.collect());
+    }
     trains
+}
+
+/// A kernel's super-packets of two segments: four are more than an IP length can say. Too much work to
+/// be mutated here.
+#[test]
+fn a_long_train_breaks_nothing() {
+    let long = |n: u32| {
+        let packet = PacketBuilder::ethernet().id(2 * n as u16);
+        let packet = packet
+            .seq(1 + 20_040 * n)
+            .payload_len(40)
+            .partial_checksum();
+        let packet = packet.build();
+        let header = needs_csum(Link::Ethernet, &packet, vnet_gso::TCPV4, 10_020);
+        record(35, &encoded(header), &packet)
+    };
+    let train: Vec<u8> = (0..4).flat_map(long).collect();
+    fuzz_bodies::coalesce_and_segment(&train);
 }

@@ -1044,8 +1044,14 @@ fn seeds() -> Vec<Vec<u8>> {
 
 #[test]
 fn whole_seeds_pass_the_fuzz_bodies() {
-    for seed in seeds() {
-        jumbo_engine::fuzz_bodies::tunnels(&seed);
+    // `SEEDS_DIR=fuzz/corpus/tunnels` writes them for a fuzzer to begin with.
+    let folder = std::env::var_os("SEEDS_DIR").map(std::path::PathBuf::from);
+    for (index, seed) in seeds().iter().enumerate() {
+        jumbo_engine::fuzz_bodies::tunnels(seed);
+        if let Some(folder) = &folder {
+            std::fs::create_dir_all(folder).expect("writable");
+            std::fs::write(folder.join(format!("seed{index:02}")), seed).expect("writable");
+        }
     }
 }
 

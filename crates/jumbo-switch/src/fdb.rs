@@ -82,9 +82,19 @@ pub enum Learned {
     Moved,
 }
 
+/// The way the last packet went. As long as the table has not changed, and it is the same
+/// second, the next one like it goes there too, and there is nothing to learn from it.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+struct Way {
+    from: (Station, PortId),
+    to: Station,
+    now_s: u32,
+}
+
 /// The table of one worker.
 #[derive(Debug)]
 pub struct Fdb {
+    last: Option<(Way, PortId)>,
     sets: Box<[[Entry; WAYS]]>,
     age_s: u32,
     seed: u64,
@@ -95,6 +105,7 @@ impl Fdb {
     /// An empty table whose entries are forgotten `age_s` seconds after they were last seen.
     pub fn new(age_s: u32, seed: u64) -> Self {
         Self {
+            last: None,
             sets: vec![[Entry::default(); WAYS]; ENTRIES / WAYS].into_boxed_slice(),
             age_s,
             seed,
@@ -128,9 +139,24 @@ impl Fdb {
             .map(|entry| entry.port)
     }
 
+    /// Where a packet of `from`, which came in by the port beside it, goes, if the packet
+    /// before was such a one too.
+    #[inline]
+    pub fn same_way(&self, from: (Station, PortId), to: Station, now_s: u32) -> Option<PortId> {
+        let (way, port) = self.last?;
+        (way == Way { from, to, now_s }).then_some(port)
+    }
+
+    /// Notes that such a packet was learned from and goes to `port`.
+    #[inline]
+    pub fn note_way(&mut self, from: (Station, PortId), to: Station, now_s: u32, port: PortId) {
+        self.last = Some((Way { from, to, now_s }, port));
+    }
+
     /// Notes that a packet of `station` came in by `port`.
     #[inline]
     pub fn learn(&mut self, station: Station, port: PortId, now_s: u32) -> Learned {
+        self.last = None;
         let key = station.key();
         let set = self.set(key);
         let age_s = self.age_s;
@@ -179,6 +205,7 @@ impl Fdb {
 
     /// A worker missed the news of this station: its next packet teaches again.
     pub fn tell_again(&mut self, station: Station) {
+        self.last = None;
         let key = station.key();
         let set = self.set(key);
         if let Some(entry) = self.sets[set].iter_mut().find(|entry| entry.key == key) {
@@ -188,6 +215,7 @@ impl Fdb {
 
     /// Forgets everything behind a port that went away.
     pub fn forget(&mut self, port: PortId) {
+        self.last = None;
         for entry in self.sets.iter_mut().flatten() {
             if entry.key != 0 && entry.port == port {
                 *entry = Entry::default();
@@ -230,6 +258,29 @@ mod tests {
         fdb.learn(tagged, PortId(2), 0);
         assert_eq!(fdb.find(station(1), 0), Some(PortId(1)));
         assert_eq!(fdb.find(tagged, 0), Some(PortId(2)));
+    }
+
+    #[test]
+    fn same_way_lasts_until_anything_is_learned_or_a_second_passes() {
+        let (from, to) = ((station(1), PortId(1)), station(2));
+        let changes: [fn(&mut Fdb); 4] = [
+            |fdb| _ = fdb.learn(station(2), PortId(3), 0),
+            |fdb| _ = fdb.learn(station(1), PortId(1), 0),
+            |fdb| fdb.tell_again(station(1)),
+            |fdb| fdb.forget(PortId(7)),
+        ];
+        for change in changes {
+            let mut fdb = Fdb::new(300, 1);
+            assert_eq!(fdb.same_way(from, to, 0), None);
+            fdb.note_way(from, to, 0, PortId(2));
+            assert_eq!(fdb.same_way(from, to, 0), Some(PortId(2)));
+            assert_eq!(fdb.same_way(from, to, 1), None, "ageing must be seen");
+            let elsewhere = (station(1), PortId(9));
+            assert_eq!(fdb.same_way(elsewhere, to, 0), None, "it has moved");
+            assert_eq!(fdb.same_way(from, station(3), 0), None);
+            change(&mut fdb);
+            assert_eq!(fdb.same_way(from, to, 0), None);
+        }
     }
 
     #[test]

@@ -49,6 +49,15 @@ pub fn source(packet: &Packet) -> Result<Station, Stay> {
     })
 }
 
+/// Where the packet says that it comes from and goes to, of whatever kind those addresses
+/// are; `None` if it has none.
+#[inline]
+pub fn ends(packet: &Packet) -> Option<(Station, Station)> {
+    let vid = packet.tags().outer_vid();
+    let station = |mac| Station { vid, mac };
+    Some((station(packet.src_mac()?), station(packet.dst_mac()?)))
+}
+
 /// Where the packet goes.
 #[inline]
 pub fn forward(packet: &Packet, came_by: PortId, fdb: &Fdb, now_s: u32) -> Destination {

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use hosts::{Net, Setup, Side, Tested, config, open, start};
 use jumbo_engine::arena::{Arena, SliceMemory};
 use jumbo_engine::checksum::Kernels;
+use jumbo_engine::coalesce::End;
 use jumbo_engine::complete::{complete, plan};
 use jumbo_engine::packet::{Frag, Link as EngineLink, Tag};
 use jumbo_engine::pending::Caps;
@@ -25,9 +26,10 @@ use jumbo_engine::vnet::{Form, Trust, VnetHeader};
 use jumbo_lab::ns::{Needs, NetNs};
 use jumbo_lab::packet_socket::PacketSocket;
 use jumbo_lab::tap::{Tap, TapOffloads, TapSpec};
+use jumbo_lab::traffic::connect::PATIENCE;
 use jumbo_lab::traffic::{BulkAmount, BulkSpec, Directions, PingSpec, UdpSpec, bulk, ping, udp};
 use jumbo_lab::{Family, Host, LabTest, TestError, skip, test_main};
-use jumbo_ports::mem;
+use jumbo_ports::mem::{self, MemHandle};
 use jumbo_ports::queue::{Port, TxFault};
 use jumbo_ports::tagged::Tagged;
 use jumbo_ports::tap::{self, TapConfig, TapError};
@@ -57,6 +59,9 @@ fn main() -> ExitCode {
             streams_are_coalesced_between_kernels,
             udp_super_packets_arrive_as_datagrams,
             datagrams_left_to_be_fragmented_arrive_whole,
+            a_kernel_takes_more_than_an_ip_length_can_say,
+            packets_held_over_bursts_arrive_in_fewer,
+            idle_worker_with_a_hold_time_sleeps,
             every_ping_is_answered,
             unplugged_port_costs_only_its_own_traffic,
             device_moves_into_another_namespace,
@@ -112,6 +117,7 @@ fn tcp_passes_between_all_pairs_of_offloads() -> Outcome {
                 workers: 1 + (i + j) % 2,
                 mtu: [1500, 9000][i / 2 % 2],
                 coalesce: [Coalesce::Gro, Coalesce::Off][j / 2 % 2],
+                hold_ns: [0, 300_000][i % 2],
             };
             let net = Net::new(setup, &[*one, *two])?;
             let family = [Family::V4, Family::V6][(i / 3 + j / 3 + i + j) % 2];
@@ -140,6 +146,7 @@ fn tcp_passes_in_every_setting() -> Outcome {
                         workers,
                         mtu,
                         coalesce,
+                        ..Setup::USUAL
                     };
                     let net = Net::new(setup, &sides)?;
                     both_families(&net, 10, 200_000)?;
@@ -273,6 +280,144 @@ fn datagrams_left_to_be_fragmented_arrive_whole() -> Outcome {
         }
         rest(&net.switch, &[]);
     }
+    Ok(())
+}
+
+/// Datagrams that come one by one: without a hold time each is a burst of its own.
+fn packets_held_over_bursts_arrive_in_fewer() -> Outcome {
+    let one_by_one = Side {
+        hands: Caps::NONE,
+        takes: Caps::ALL,
+    };
+    for workers in [1, 2] {
+        let setup = Setup {
+            workers,
+            hold_ns: 5_000_000,
+            ..Setup::USUAL
+        };
+        let net = Net::new(setup, &[one_by_one; 2])?;
+        for family in [Family::V4, Family::V6] {
+            let spec = UdpSpec {
+                family,
+                payload_len: 1000,
+                count: 1500,
+                rate_pps: Some(5000),
+                ..UdpSpec::default()
+            };
+            let report = udp(&net.hosts[0], &net.hosts[1], &spec)?;
+            assert_eq!(
+                (report.received, report.intact, report.reordered),
+                (1500, Some(true), 0)
+            );
+        }
+        let counters = rest(&net.switch, &[]).ports[1].counters.clone();
+        let tx = counters.tx;
+        assert!(tx.data_segments > 4 * tx.data_packets, "{tx:?}");
+        assert!(counters.ends.get(End::HoldTime) > 0 && counters.promoted.packets > 0);
+        // Held or not, what TCP sends arrives, both ways at once.
+        both_families(&net, 2, 3_000_000)?;
+        rest(&net.switch, &[]);
+    }
+    Ok(())
+}
+
+/// A station that speaks TCP by hand, so that what is sent comes in one burst.
+struct ByHand {
+    guest: MemHandle,
+    base: PacketBuilder,
+}
+
+impl ByHand {
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+    const V4: [u8; 4] = [10, 0, 0, 9];
+    const PORT: u16 = 7000;
+
+    /// The sequence number after the other's SYN.
+    fn connect(&self) -> Tested<u32> {
+        let syn = self.base.clone().seq(99).flags(tcp_flags::SYN);
+        let syn = syn.tcp_options(&[2, 4, 5, 0xb4, 1, 3, 3, 14]);
+        self.guest.put(&VnetHeader::default(), &syn.build());
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            for packet in self.guest.taken() {
+                let parsed = oracle::parse(Link::Ethernet, &packet.bytes);
+                let tcp = parsed.ok().and_then(|packet| packet.tcp().cloned());
+                if let Some(tcp) = tcp.filter(|tcp| tcp.dst_port == Self::PORT) {
+                    let ack = tcp.seq.wrapping_add(1);
+                    let packet = self.base.clone().seq(100).ack(ack);
+                    self.guest.put(&VnetHeader::default(), &packet.build());
+                    return Ok(ack);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Err(TestError::Failed("no answer to a SYN".into()))
+    }
+}
+
+/// 300 packets of a train leave as one of 430 KB, which the kernel's TCP takes.
+fn a_kernel_takes_more_than_an_ip_length_can_say() -> Outcome {
+    for workers in [1, 2] {
+        let setup = Setup {
+            workers,
+            ..Setup::USUAL
+        };
+        let takes = Caps::ALL.with_big_tcp(true, false);
+        let mut net = Net::new(setup, &[Side { takes, ..Side::ALL }])?;
+        let (port, guest) = mem::port("guest", workers, Caps::ALL, Caps::NONE, 1500)?;
+        net.switch.add(port, Coalesce::Gro)?;
+        let state = net.switch.state()?;
+        if !state.ports[0].takes.big_tcp4() {
+            return Err(skip(
+                "this kernel knows no BIG TCP over IPv4 (Linux 6.3 does)",
+            ));
+        }
+        let host = &net.hosts[0];
+        let links = host.links()?;
+        links.add_neighbour("t0", ByHand::V4.into(), ByHand::MAC)?;
+        let mac = links.get("t0")?.mac.unwrap_or_default();
+        let to = host.socket_addr(Family::V4, 0);
+        let listener = host.ns.run(|| std::net::TcpListener::bind(to))??;
+        // The whole train fits into the window.
+        rustix::net::sockopt::set_socket_recv_buffer_size_force(&listener, 4 << 20)?;
+        let base = PacketBuilder::ethernet().macs(mac, ByHand::MAC);
+        let base = base.ipv4(ByHand::V4, host.v4.octets());
+        let base = base.tcp(ByHand::PORT, listener.local_addr()?.port());
+        let by_hand = ByHand { guest, base };
+        let ack = by_hand.connect()?;
+        let (mut stream, _) = listener.accept()?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let before = quiet(&net.switch).ports[0].counters.tx;
+        let train = TcpScript::new(by_hand.base.clone().ack(ack));
+        let packets = train.segments(300).mss(1448).seq(100).packets();
+        let bytes = packets.iter().map(Vec::as_slice);
+        by_hand.guest.put_all(&VnetHeader::default(), bytes);
+        let mut got = vec![0; 300 * 1448];
+        std::io::Read::read_exact(&mut stream, &mut got)?;
+        assert!(got == jumbo_testkit::pattern(0, got.len()), "every byte");
+        let after = rest(&net.switch, &[]).ports[0].counters.tx;
+        let new = (
+            after.packets - before.packets,
+            after.segments - before.segments,
+        );
+        assert_eq!(new, (1, 300), "in one piece");
+    }
+    Ok(())
+}
+
+/// A hold time costs nothing while nothing is held.
+fn idle_worker_with_a_hold_time_sleeps() -> Outcome {
+    let setup = Setup {
+        hold_ns: 50_000,
+        ..Setup::USUAL
+    };
+    let net = Net::new(setup, &[Side::ALL; 2])?;
+    both_families(&net, 1, 100_000)?;
+    let before = rest(&net.switch, &[]).wakes;
+    std::thread::sleep(Duration::from_secs(1));
+    let wakes = net.switch.state()?.wakes - before;
+    // A timer of 50 us that went on would wake it some 20'000 times.
+    assert!(wakes < 100, "{wakes} wake-ups");
     Ok(())
 }
 

@@ -58,8 +58,8 @@ fn mixed_load() -> Tested<()> {
     }
     let injected = PacketSocket::open(&c.ns, "t0", true)?;
     let (flows, lies, raw) = thread::scope(|scope| {
-        let bulk = scope.spawn(|| bulk_between(a, b));
-        let pings = scope.spawn(|| pings(a, c));
+        let bulk = scope.spawn(|| bulk_between(a, b, duration()));
+        let pings = scope.spawn(|| pings(a, c, duration()));
         let flows = scope.spawn(|| new_flows(b, c, until));
         let lies = scope.spawn(|| lie(&guest, &macs, until));
         let raw = scope.spawn(|| inject(&injected, &macs, until));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use crate::config::values::{FdbAge, Mtu, Tunnels, Workers};
+use crate::config::values::{FdbAge, Mtu, Spin, Tunnels, Workers};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -119,6 +119,10 @@ pub(crate) struct RunArgs {
     /// Forget a learned address after so many seconds [default: 300]
     #[arg(long, value_name = "N")]
     pub(crate) fdb_age_s: Option<FdbAge>,
+    /// How long a worker may look for packets before it sleeps, 0us to 1000us, or off [default: 50us with 8
+    /// processors or more, else off]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) spin: Option<Spin>,
     /// Packets in VXLAN and Geneve: off, nobody looks inside; whole, super-packets in them pass whole; merge,
     /// they are coalesced as well, which wants tunnels that end in a kernel [default: whole]
     #[arg(long, value_name = "MODE")]
@@ -135,6 +139,11 @@ Keys of a port, the same on the command line and in the file:
   coalesce  off, gro, lro, rsc or rsc-qemu, for packets leaving by this port [default: gro]
   peer      terminates or forwards: whether the other end ends its TCP connections itself;
             lro and rsc need one that terminates [default: forwards]
+  hold      how long aggregates may rest beyond their burst, 1us to 100ms; not with rsc
+            [default: they leave when nothing more is ready]
+  cwr       equal, first or never: which packets of a gro aggregate may carry TCP's CWR; all or none
+            (AccECN), the first (RFC 3168), or it stays alone [default: equal]
+  lro_max   largest IP packet that lro makes, 68 to 65535 bytes [default: 65535]
   offload   on or off: csum, tso and uso together [default: on]
   csum      on or off: checksums may be left to whoever takes the packet
   tso       on or off: TCP super-packets; needs csum
@@ -148,6 +157,9 @@ Kinds of port:
   xdp       an interface, by AF_XDP, before the host's stack
   auto      packet or xdp, whichever is better here
   tun       raw IP; two of them are joined point to point
+
+Keys of tap ports:
+  big_tcp   on or off: TCP over IPv4 is merged beyond 65535 bytes for it (Linux 6.3) [default: off]
 
 Keys of packet ports:
   fanout    hash or queue: packets are spread over the workers by flow or by receive queue [default: hash]
@@ -170,6 +182,7 @@ Keys of vhost-user ports:
 A file:
   workers = 2
   fdb_age_s = 300
+  spin = \"50us\"
   tunnels = \"whole\"
   socket = \"/run/jumbo/lab.sock\"
 

@@ -4,7 +4,7 @@
 //! join. If nothing differs, the held packet's layers are its own, and what no
 //! mask can compare is little: lengths, sequence, IP ID, checksums. Whatever
 //! this cannot answer with "it joins" goes the general way, [`Arena::admit`] and
-//! [`Coalescer::offer`]; the results are the same, which a test holds.
+//! [`Coalescer::offer`]; the results are the same, which tests hold.
 
 use super::judge::{ipv4_header_is_good, next_id};
 use super::rules::{FIRST, Masks, differ_in};
@@ -83,6 +83,32 @@ impl Coalescer {
     /// common is looked at once. What is not merged goes to `rest`, which does what a caller
     /// of `take` would do with it, before the next packet is looked at. An iterator that prefetches a
     /// few packets ahead of the one it gives makes cold packets nearly as cheap as hot ones.
+    ///
+    /// ```
+    /// use jumbo_engine::coalesce::Received;
+    /// use jumbo_engine::prelude::*;
+    ///
+    /// # let (ring, bodies): (Vec<Vec<u8>>, Vec<Frag>) = (Vec::new(), Vec::new());
+    /// # let (mut arena, mut gro) = (Arena::new(64, 128), Coalescer::new(&GRO, 64, 0x5eed));
+    /// # let memory = SliceMemory::new(&[], Kernels::detect());
+    /// // A ring of packets, and where each of them lies.
+    /// let burst = ring.iter().zip(&bodies).map(|(packet, body)| Received {
+    ///     link: Link::Ethernet,
+    ///     head: packet,
+    ///     body: core::slice::from_ref(body),
+    ///     vnet: None,
+    ///     origin: 0,
+    /// });
+    /// gro.take_all(&mut arena, burst, &memory, |gro, arena, _, taken| {
+    ///     let Ok((admitted, offer)) = taken else {
+    ///         return; // malformed: counted and dropped
+    ///     };
+    ///     match offer {
+    ///         Offer::Hold(slot) if gro.hold(arena, admitted.id, slot, 0, &memory).is_ok() => {}
+    ///         _ => gro.ready().push(Ready::alone(admitted.id, 0)),
+    ///     }
+    /// });
+    /// ```
     #[inline]
     pub fn take_all<'a>(
         &mut self,
@@ -105,12 +131,14 @@ impl Coalescer {
                 self.open(arena);
                 continue;
             }
-            match self.take_by_all_rules(arena, &received, memory) {
+            // A copy, so that nobody else wants this one in memory.
+            let other = received;
+            match self.take_by_all_rules(arena, &other, memory) {
                 Ok(Taken::Merged) => {}
                 Ok(Taken::Admitted(admitted, offer)) => {
-                    rest(self, arena, received, Ok((admitted, offer)));
+                    rest(self, arena, other, Ok((admitted, offer)));
                 }
-                Err(fault) => rest(self, arena, received, Err(fault)),
+                Err(fault) => rest(self, arena, other, Err(fault)),
             }
         }
         self.close(arena);
@@ -299,12 +327,13 @@ impl<'a> Line<'a> {
         memory: &impl Memory,
     ) -> Option<Frag> {
         let at = self.whole.at.wrapping_add(header_len as u64);
-        let frag = Frag::new(at, self.whole.len.wrapping_sub(header_len as u32));
-        match self.word::<L3_LEN>(udp) {
-            Word::Vouched => Some(frag),
-            Word::Unsaid => self.verify::<L3_LEN>(header_len, frag, end, memory),
-            Word::Else => None,
-        }
+        let len = self.whole.len.wrapping_sub(header_len as u32);
+        let at = match self.word::<L3_LEN>(udp) {
+            Word::Vouched => at,
+            Word::Unsaid => self.verify::<L3_LEN>(header_len, Frag::new(at, len), end, memory)?,
+            Word::Else => return None,
+        };
+        Some(Frag::new(at, len))
     }
 
     /// Length of the network packet, and how IPv4's IDs go on.
@@ -357,7 +386,7 @@ impl<'a> Line<'a> {
         frag: Frag,
         end: u64,
         memory: &impl Memory,
-    ) -> Option<Frag> {
+    ) -> Option<u64> {
         let (bytes, l4_at) = (self.bytes, L3_AT + L3_LEN);
         let header = bytes.get(l4_at..header_len)?;
         let protocol = if header.len() < 20 {
@@ -375,7 +404,7 @@ impl<'a> Line<'a> {
         };
         let (body, at) = memory.sum_and_place(frag, Some(end))?;
         let sum: Sum = pseudo.add_bytes(header).add(body);
-        (sum.fold() == 0xffff).then_some(Frag::new(at, frag.len))
+        (sum.fold() == 0xffff).then_some(at)
     }
 }
 

@@ -137,6 +137,7 @@ pub(super) fn tx_fault(errno: Errno, gso: bool) -> TxFault {
         Errno::NETDOWN => TxFault::LinkDown,
         Errno::NXIO | Errno::NODEV => TxFault::Gone,
         Errno::INVAL if gso => TxFault::GsoRefused,
+        Errno::MSGSIZE => TxFault::TooLong,
         _ => TxFault::Refused,
     }
 }

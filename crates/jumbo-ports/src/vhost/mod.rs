@@ -10,7 +10,8 @@
 //! * `guest`: a guest's memory, mapped. `sys`: virtqueues, split and packed; the only unsafe code here.
 //! * `keep`: where packed rings stand, kept outside this process. `kick`: what a guest wakes us with.
 //! * `roll_call`: guests that come back together after a restart.
-//! * `queue`: rings as a worker uses them; `between`: while they are exchanged. `port`: the data path, and the port as the switch sees it.
+//! * `queue`: rings as a worker uses them; `between`: while they are exchanged;
+//!   `returns`: by which of several pairs a flow goes. `port`: the data path, and the port as the switch sees it.
 
 pub mod device;
 pub mod feature;
@@ -32,6 +33,7 @@ mod keep;
 mod kick;
 mod port;
 mod queue;
+mod returns;
 mod roll_call;
 mod sys;
 

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use super::device::Position;
 use super::guest::GuestMemory;
 use super::kick;
+use super::returns::Returns;
 use super::sys::buf::{Buf, Prefix};
 use super::sys::vring::{CHAIN_MAX, Chain, RingFault, Vring};
 use crate::pool::{Lender, Pool};
@@ -382,6 +383,8 @@ pub(super) struct VhostQueue {
     /// The first bytes of a packet, copied out once.
     head: Box<[u8; VNET_MAX + HEAD_WANTED]>,
     full_way: usize,
+    /// Where flows are to go, if the guest has several pairs here.
+    returns: Option<Returns>,
 }
 
 /// Most ways of a worker: the bits of a word.
@@ -390,8 +393,16 @@ pub(super) const WAYS_MAX: usize = 64;
 impl VhostQueue {
     /// # Errors
     /// When the kernel gives no epoll set.
-    pub(super) fn new(terms: Terms, from: Vec<FromGuest>, ways: Vec<Way>) -> Result<Self, Errno> {
+    pub(super) fn new(
+        terms: Terms,
+        from: Vec<FromGuest>,
+        mut ways: Vec<Way>,
+    ) -> Result<Self, Errno> {
         debug_assert!(ways.len() <= WAYS_MAX);
+        let come: Vec<_> = from.iter().map(|from| from.ring.index).collect();
+        let go: Vec<_> = (ways.iter_mut())
+            .map(|way| way.with(|to| to.ring.index))
+            .collect();
         let kicks = match from.as_slice() {
             [] | [_] => None,
             several => Some(epoll_of(several)?),
@@ -408,6 +419,7 @@ impl VhostQueue {
             frags: Vec::with_capacity(CHAIN_MAX),
             head: Box::new([0; VNET_MAX + HEAD_WANTED]),
             full_way: 0,
+            returns: Returns::new(&come, &go),
         })
     }
 
@@ -482,6 +494,7 @@ impl VhostQueue {
         burst: &mut Burst,
         stats: &mut RxStats,
     ) {
+        let before = burst.batch.len();
         for at in 0..self.chains.len() {
             let (chain, first) = self.chains[at];
             let end = self
@@ -493,6 +506,12 @@ impl VhostQueue {
             let scratch = (&mut *self.head, &mut self.frags);
             admit(bufs, &self.terms, lender, scratch, burst, stats);
         }
+        if let Some(returns) = &mut self.returns {
+            // Those of other rings in this batch were noted before.
+            for id in burst.batch.iter().skip(before) {
+                returns.note(index, burst.arena.packet(*id));
+            }
+        }
     }
 
     /// The way for a packet: that of its flow.
@@ -500,7 +519,11 @@ impl VhostQueue {
     fn way_of(&self, packet: &Packet) -> usize {
         match self.ways.len() {
             0 | 1 => 0,
-            count => packet.flow_hash() as usize % count,
+            count => {
+                let returns = self.returns.as_ref();
+                let seen = returns.and_then(|returns| returns.way(packet));
+                seen.unwrap_or_else(|| packet.flow_hash() as usize % count)
+            }
         }
     }
 }

@@ -25,6 +25,10 @@ pub(crate) fn tests() -> Vec<LabTest> {
         LabTest::new("packet_past_the_qdisc_keeps_the_contract", past_the_qdisc),
         LabTest::new("port_with_faults_keeps_the_contract", with_faults),
         LabTest::new("packet_carries_tags_both_ways", carries_tags),
+        LabTest::new(
+            "packet_of_full_size_with_more_tags_needs_a_longer_mtu",
+            full_size_with_more_tags_needs_a_longer_mtu,
+        ),
         LabTest::new("packet_counts_what_the_ring_lost", counts_ring_losses),
         LabTest::new("packet_counts_what_was_cut_off", counts_truncated),
         LabTest::new("packet_does_not_hear_itself", does_not_hear_itself),
@@ -137,6 +141,28 @@ fn carries_tags() -> Outcome {
     let ours = |bytes: &Vec<u8>| bytes[6..12] == packets[0][6..12];
     let got: Vec<_> = got.into_iter().filter(ours).collect();
     assert_eq!(got, packets, "tags are back in their place");
+    Ok(())
+}
+
+/// The kernel leaves room for one tag, and only for one of 802.1Q (Linux
+/// `net/packet/af_packet.c` `packet_extra_vlan_len_allowed`).
+fn full_size_with_more_tags_needs_a_longer_mtu() -> Outcome {
+    let wire = Wire::new()?;
+    // The other end must take it too.
+    wire.far.links()?.set_mtu("w1", 9000)?;
+    let mut queue = open(&wire, &config(1))?.queues.remove(0);
+    let full = || base().payload_len(1460);
+    let provider = full().vlan(0x88a8, 9).build();
+    let two = full().vlan(0x8100, 9).vlan(0x8100, 7).build();
+    let plain = VnetHeader::default();
+    let one = full().vlan(0x8100, 9).build();
+    assert_eq!(send(&mut *queue, &plain, &one), Ok(()));
+    for (packet, mtu) in [(provider, 1504), (two, 1508)] {
+        wire.near.links()?.set_mtu("w0", 1500)?;
+        assert_eq!(send(&mut *queue, &plain, &packet), Err(TxFault::TooLong));
+        wire.near.links()?.set_mtu("w0", mtu)?;
+        assert_eq!(send(&mut *queue, &plain, &packet), Ok(()));
+    }
     Ok(())
 }
 

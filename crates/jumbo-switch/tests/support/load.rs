@@ -27,11 +27,11 @@ pub(crate) fn duration() -> Duration {
     Duration::from_secs(given.and_then(|s| s.parse().ok()).unwrap_or(5))
 }
 
-pub(crate) fn bulk_between(a: &Host, b: &Host) -> Tested<()> {
+pub(crate) fn bulk_between(a: &Host, b: &Host, time: Duration) -> Tested<()> {
     let spec = BulkSpec {
         directions: Directions::Both,
         flows: 2,
-        amount: BulkAmount::Time(duration()),
+        amount: BulkAmount::Time(time),
         ..BulkSpec::default()
     };
     let report = bulk(a, b, &spec)?;
@@ -44,12 +44,12 @@ pub(crate) fn bulk_between(a: &Host, b: &Host) -> Tested<()> {
     Ok(())
 }
 
-pub(crate) fn pings(a: &Host, c: &Host) -> Tested<()> {
+pub(crate) fn pings(a: &Host, c: &Host, time: Duration) -> Tested<()> {
     let spec = PingSpec {
         family: Family::V6,
         transport: Transport::Tcp,
         // It warms up for another tenth.
-        duration: duration() * 10 / 11,
+        duration: time * 10 / 11,
         ..PingSpec::default()
     };
     let report = ping(a, c, &spec)?;

@@ -1,5 +1,6 @@
 //! Every ring format a driver can choose, both ways, with every length of packet.
 
+use jumbo_testkit::PacketBuilder;
 use jumbo_testkit::virtio::{Indirect, Layout, MemoryLayout, Options};
 
 use crate::rig::{Guest, Rig, acquaint, mac, raw};
@@ -261,5 +262,55 @@ fn indices_wrap() {
         }
         let books = rig.quiet().books;
         assert_eq!((books.sent, books.dropped), (number + 2, 0));
+    }
+}
+
+/// A packet of flow `n` between two stations, one way or back.
+fn of_flow(n: u16, from: usize, to: usize, number: u32) -> Vec<u8> {
+    let port = |station: usize| if station == 0 { 1000 + n } else { 80 };
+    PacketBuilder::ethernet()
+        .macs(mac(to), mac(from))
+        .ipv4([10, 0, 0, from as u8 + 1], [10, 0, 0, to as u8 + 1])
+        .tcp(port(from), port(to))
+        .seq(number)
+        .payload_len(64)
+        .build()
+}
+
+/// A flow goes to the guest by the pair that the guest last sent it by, also after it changed its mind: each of these flows
+/// takes all pairs in turn, which no hash of it would.
+#[test]
+fn flows_return_by_the_pair_they_came_by() {
+    const PAIRS: usize = 4;
+    for (workers, packed) in [(1, false), (1, true), (2, false)] {
+        let rig = Rig::of(workers, 2, PAIRS as u16);
+        let several = Options {
+            pairs: PAIRS as u16,
+            packed,
+            queue_size: 64,
+            ..Options::default()
+        };
+        let mut guests = [rig.guest(0, several.clone()), rig.guest(1, several)];
+        acquaint(&rig, &mut guests);
+        let [a, b] = &mut guests;
+        // Pairs 0 and 2 are the first worker's, of two; a's pair 0 too.
+        let pairs: Vec<usize> = (0..PAIRS).step_by(workers).collect();
+        for round in 0..4 {
+            for n in 0..20_u16 {
+                let pair = pairs[(usize::from(n) + round) % pairs.len()];
+                let out = of_flow(n, 1, 0, round as u32);
+                b.send(pair, &out);
+                // Two packets at once may be one for the guest: each comes before the next goes.
+                assert_eq!(a.recv().packet, out);
+                let back = of_flow(n, 0, 1, round as u32);
+                a.send(0, &back);
+                rig.quiet();
+                let came: Vec<usize> = (0..PAIRS)
+                    .filter(|pair| b.net.try_recv_on(*pair).expect("no fault").is_some())
+                    .collect();
+                assert_eq!(came, [pair], "flow {n}, round {round}");
+            }
+        }
+        assert_eq!(rig.quiet().books.dropped, 0);
     }
 }

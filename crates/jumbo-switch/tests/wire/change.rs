@@ -108,7 +108,7 @@ pub(crate) fn interface_takes_less_for_a_while_in_mid_transfer() -> Outcome {
         })
         .map_err(|e| TestError::Failed(format!("{kind:?}: {e:?}")))?;
         // Between the change and the news of it the interface refuses by itself.
-        let reasons = ["over_mtu", "segment_over_mtu", "gso_refused", "refused"];
+        let reasons = ["over_mtu", "segment_over_mtu", "gso_refused", "too_long"];
         rest(&net.switch, &allowed(&reasons));
     }
     Ok(())

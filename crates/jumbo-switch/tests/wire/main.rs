@@ -257,7 +257,8 @@ fn faults_on_purpose_are_survived_by_tcp() -> Outcome {
         net.join(USUAL, |port| port)?;
         net.join(USUAL, |port| fault::wrap(port, faults).expect("a timer"))?;
         net.plug()?;
-        net.transfer(1_000_000)
+        // Enough packets, whole as they are, for each fault to come.
+        net.transfer(10_000_000)
             .map_err(|e| TestError::Failed(format!("{spec}: {e:?}")))?;
         let state = rest(&net.switch, &["injected"]);
         let injected = drops(&state)

@@ -1,6 +1,6 @@
 //! From what was typed and written to a validated [`RunConfig`].
 //!
-//! The file is TOML: `workers`, `socket`, `fdb_age_s` and `tunnels` at the top, one `[[port]]` table per port. What is typed wins
+//! The file is TOML: `workers`, `socket`, `fdb_age_s`, `spin` and `tunnels` at the top, one `[[port]]` table per port. What is typed wins
 //! over the file; ports of both are taken, the file's first. Unknown keys are refused, with their line.
 
 mod port;
@@ -15,7 +15,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use self::port::PortKeys;
-use self::values::{FdbAge, Tunnels, Workers};
+use self::values::{FdbAge, Spin, Tunnels, Workers};
 use crate::args::RunArgs;
 use crate::error::CliError;
 use crate::switch_api::{PortSpec, RunConfig};
@@ -32,6 +32,7 @@ struct FileKeys {
     workers: Option<Workers>,
     socket: Option<PathBuf>,
     fdb_age_s: Option<FdbAge>,
+    spin: Option<Spin>,
     tunnels: Option<Tunnels>,
     #[serde(default)]
     port: Vec<Spanned<PortKeys>>,
@@ -60,6 +61,7 @@ pub(crate) fn load(args: &RunArgs) -> Result<RunConfig, CliError> {
         workers: args.workers.or(file.workers),
         socket: args.socket.clone().or(file.socket),
         fdb_age: args.fdb_age_s.or(file.fdb_age_s).unwrap_or_default(),
+        spin: args.spin.or(file.spin),
         tunnels: args.tunnels.or(file.tunnels).unwrap_or_default(),
     })
 }

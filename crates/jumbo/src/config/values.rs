@@ -4,7 +4,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
+use jumbo_engine::coalesce::CwrRule;
 use jumbo_switch::topology;
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
@@ -16,6 +18,9 @@ const PORT_NAME_LEN_MAX: usize = 32;
 const WORKERS_MAX: u16 = 256;
 /// Seconds; IEEE 802.1Q-2018 table 8-6 gives 1 000 000 as the upper end.
 const FDB_AGE_S_MAX: u32 = 1_000_000;
+
+/// Microseconds; longer than any wake takes, short enough to be no sleep.
+const SPIN_US_MAX: u32 = 1000;
 
 /// Reads a value through its `FromStr`: TOML may say `mtu = 1500`, the command line can only say `mtu=1500` as text.
 macro_rules! from_text {
@@ -32,11 +37,15 @@ from_text!(
     Mtu,
     Workers,
     FdbAge,
+    Spin,
     DeviceName,
     PortName,
     Coalesce,
     Tunnels,
     Peer,
+    Hold,
+    Cwr,
+    LroMax,
     OnOff,
     Queues,
     SocketPath,
@@ -162,6 +171,44 @@ impl FromStr for FdbAge {
         in_range(text, 1, FDB_AGE_S_MAX).map(Self).ok_or_else(|| {
             format!("fdb_age_s {text} is out of range: give 1 to {FDB_AGE_S_MAX} seconds")
         })
+    }
+}
+
+/// How long a worker may look for packets before it sleeps: 0 (off) to 1000 µs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Spin(Duration);
+
+impl Spin {
+    /// From so many processors on a worker may have one for itself now and then.
+    const CPUS_MIN: usize = 8;
+    /// Of a machine with as many: what a wake and the sleep before it cost, a few times over.
+    const MANY_CPUS: Self = Self(Duration::from_micros(50));
+
+    /// What it is where nobody said: nothing on a machine with few processors.
+    pub(crate) fn usual(cpus: usize) -> Self {
+        match cpus >= Self::CPUS_MIN {
+            true => Self::MANY_CPUS,
+            false => Self(Duration::ZERO),
+        }
+    }
+
+    /// The time; zero is off.
+    pub(crate) fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl FromStr for Spin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = match text {
+            "off" => Some(0),
+            _ => (text.strip_suffix("us")).and_then(|number| in_range(number, 0, SPIN_US_MAX)),
+        };
+        number
+            .map(|us| Self(Duration::from_micros(us.into())))
+            .ok_or_else(|| format!("spin {text} is not a time: give off or 0us to {SPIN_US_MAX}us"))
     }
 }
 
@@ -328,6 +375,112 @@ impl FromStr for Tunnels {
             let names: Vec<_> = known.map(topology::TunnelMode::name).collect();
             format!("tunnels cannot be `{text}`: give {}", names.join(", "))
         })
+    }
+}
+
+/// How long packets may rest on their way to a port: 1 us to 100 ms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hold(u32);
+
+impl Hold {
+    /// Half of the least time after which TCP sends again (Linux `TCP_RTO_MIN`, 200 ms).
+    const MAX_NS: u32 = 100_000_000;
+
+    /// Nanoseconds.
+    pub(crate) fn ns(self) -> u32 {
+        self.0
+    }
+}
+
+impl FromStr for Hold {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let units = [("us", 1_000), ("ms", 1_000_000)];
+        let parse = |(unit, ns): &(&str, u32)| {
+            let number: u32 = text.strip_suffix(unit)?.parse().ok()?;
+            number.checked_mul(*ns)
+        };
+        let hold_ns = units.iter().find_map(parse);
+        hold_ns
+            .filter(|hold_ns| (1..=Self::MAX_NS).contains(hold_ns))
+            .map(Self)
+            .ok_or_else(|| format!("hold cannot be `{text}`: give 1us to 100ms, as in 50us"))
+    }
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 % 1_000_000 {
+            0 => write!(f, "{}ms", self.0 / 1_000_000),
+            _ => write!(f, "{}us", self.0 / 1_000),
+        }
+    }
+}
+
+/// What CWR does to an aggregate of `gro`; the engine's own rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cwr(pub(crate) CwrRule);
+
+impl Default for Cwr {
+    fn default() -> Self {
+        Self(CwrRule::Equal)
+    }
+}
+
+impl FromStr for Cwr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "equal" => Ok(Self(CwrRule::Equal)),
+            "first" => Ok(Self(CwrRule::FirstOnly)),
+            "never" => Ok(Self(CwrRule::Never)),
+            _ => Err(format!(
+                "cwr cannot be `{text}`: give equal, first or never"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Cwr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            CwrRule::Equal => "equal",
+            CwrRule::FirstOnly => "first",
+            CwrRule::Never => "never",
+        })
+    }
+}
+
+/// Longest network packet that `lro` makes, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LroMax(u16);
+
+impl LroMax {
+    /// The number of bytes.
+    pub(crate) fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl Default for LroMax {
+    fn default() -> Self {
+        Self(u16::MAX)
+    }
+}
+
+impl FromStr for LroMax {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        in_range(text, u32::from(Mtu::MIN), u32::from(u16::MAX))
+            .and_then(|number| u16::try_from(number).ok())
+            .map(Self)
+            .ok_or_else(|| {
+                let (min, max) = (Mtu::MIN, u16::MAX);
+                format!("lro_max {text} is out of range: give {min} to {max} bytes")
+            })
     }
 }
 

@@ -242,3 +242,15 @@ fn a_link_nobody_reads_is_named() {
     let report = report(&pcap(105, &together(train(2))), &[]);
     assert_eq!(report["reasons"], json!({"unsupported_link": 2}));
 }
+
+#[test]
+fn a_cooked_header_that_is_cut_or_has_a_tag_is_named() {
+    let whole: Vec<_> = (raw_train(2).iter())
+        .map(|ip| cooked(0, 0x0800, ip))
+        .collect();
+    let cut = report(&pcap(COOKED, &snapped(&together(whole), 10)), &[]);
+    assert_eq!(cut["reasons"], json!({"link_header_cut": 2}));
+    let tagged = raw_train(2).into_iter().map(|ip| cooked(0, 0x8100, &ip));
+    let tagged = report(&pcap(COOKED, &together(tagged)), &[]);
+    assert_eq!(tagged["reasons"], json!({"cooked_vlan": 2}));
+}

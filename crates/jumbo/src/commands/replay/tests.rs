@@ -252,3 +252,18 @@ fn count(mut reader: CaptureReader) -> u64 {
     }
     packets
 }
+
+/// A reason of the replay's own is a key of what a test of the command expects.
+#[test]
+fn every_reason_of_the_replay_is_shown_by_a_test() {
+    use jumbo_engine::reason::Reason as _;
+    let sources = [
+        include_str!("../../../tests/replay/formats.rs"),
+        include_str!("../../../tests/replay/laws.rs"),
+        include_str!("../../../tests/replay/sample.rs"),
+    ];
+    for reason in books::Own::ALL {
+        let key = format!("\"{}\":", reason.name());
+        assert!(sources.iter().any(|source| source.contains(&key)), "{key}");
+    }
+}
