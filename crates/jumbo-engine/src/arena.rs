@@ -162,8 +162,7 @@ impl Arena {
         )?;
         let mut tunnel_len = 0;
         if self.follows_tunnels {
-            let vnet = vnet.map(|(header, _)| header);
-            let described = vnet.is_some_and(VnetHeader::is_tunnel);
+            let described = vnet.is_some_and(|(header, _)| header.is_tunnel());
             if described || tunnel::suspected(packet) {
                 if follow_tunnel(packet, head, vnet, opaque)? {
                     opaque = None;
@@ -446,10 +445,10 @@ impl Arena {
 fn follow_tunnel(
     packet: &mut Packet,
     head: &[u8],
-    vnet: Option<&VnetHeader>,
+    vnet: Option<(&VnetHeader, Trust)>,
     opaque: Option<Opaque>,
 ) -> Result<bool, HeaderFault> {
-    if let Some(header) = vnet.filter(|header| header.is_tunnel()) {
+    if let Some((header, _)) = vnet.filter(|(header, _)| header.is_tunnel()) {
         tunnel::enter_described(packet, head, header)?;
         return Ok(true);
     }

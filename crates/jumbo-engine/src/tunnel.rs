@@ -22,7 +22,7 @@ use crate::packet::{HEADER_ROOM, L3_AT, Net, OUTER_ROOM, Packet, Transport};
 use crate::parse::{
     self, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPES_VLAN, Opaque, PROTOCOL_UDP,
 };
-use crate::vnet::{HeaderFault, UDP_CSUM, VnetHeader, pseudo_header};
+use crate::vnet::{HeaderFault, Trust, UDP_CSUM, VnetHeader, pseudo_header};
 
 /// UDP port of VXLAN (RFC 7348 section 5).
 pub const PORT_VXLAN: u16 = 4789;
@@ -198,13 +198,15 @@ fn is_protocol(protocol: u8) -> bool {
 pub(crate) fn follow(
     packet: &mut Packet,
     head: &[u8],
-    vnet: Option<&VnetHeader>,
+    vnet: Option<(&VnetHeader, Trust)>,
     opaque: Option<Opaque>,
 ) -> bool {
     packet.tunnel.kind = TunnelKind::Unfollowed;
-    let partial_at = vnet.and_then(VnetHeader::partial_start);
-    // A super-packet that does not say so is the outer protocol's.
-    if vnet.is_some_and(VnetHeader::is_gso) {
+    let partial_at = vnet.and_then(|(header, _)| header.partial_start());
+    let gso = vnet.is_some_and(|(header, _)| header.is_gso());
+    // An AF_PACKET socket has no words for a super-packet in a tunnel (Linux 6.18
+    // `virtio_net_hdr_from_skb`): where its checksum starts tells. Only a kernel is believed.
+    if gso && !vnet.is_some_and(|(_, trust)| trust == Trust::Kernel) {
         return false;
     }
     // Nothing but a protocol without ports: its lengths agree.
@@ -217,9 +219,15 @@ pub(crate) fn follow(
     let before = (packet.bytes, packet.layers, packet.payload_len);
     let tags_len = packet.tags.len_bytes();
     let outer = packet.layers;
-    let inside = enter(packet, head, kind, at, false)
-        // A sum that starts before the inner transport is not the inner one's.
-        && partial_at.is_none_or(|start| start >= packet.l4_offset() + tags_len);
+    let inside = enter(packet, head, kind, at, gso) && {
+        let l4_offset = packet.l4_offset() + tags_len;
+        match gso {
+            // Else it is the outer protocol's super-packet.
+            true => partial_at == Some(l4_offset),
+            // A sum that starts before the inner transport is not the inner one's.
+            false => partial_at.is_none_or(|start| start >= l4_offset),
+        }
+    };
     if inside && kind == TunnelKind::Udp {
         let l4_at = L3_AT + usize::from(outer.l3_len);
         packet.tunnel.csum = packet.outer_be16(l4_at + usize::from(UDP_CSUM)) != 0;

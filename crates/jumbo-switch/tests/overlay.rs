@@ -5,19 +5,22 @@
 mod support;
 #[path = "support/hosts.rs"]
 mod hosts;
+#[path = "support/ip.rs"]
+mod ip;
 #[path = "support/program.rs"]
 mod program;
 #[path = "support/transfer.rs"]
 mod transfer;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use hosts::{Net, Setup, Side, Tested};
+use ip::ip;
 use jumbo_engine::coalesce::Alone;
 use jumbo_engine::pending::Caps;
-use jumbo_lab::ns::{Needs, NetNs};
+use jumbo_lab::ns::Needs;
 use jumbo_lab::{Family, Host, LabTest, TestError, skip, test_main};
 use jumbo_switch::switch::PortState;
 use jumbo_switch::topology::{Coalesce, TunnelMode};
@@ -106,26 +109,6 @@ const OTHERS: [Kind; 10] = [
     kind("ip6gretap", Family::V6, ""),
     kind("ip6tnl", Family::V6, "mode any"),
 ];
-
-/// Runs `ip` in a namespace.
-fn ip(ns: &NetNs, arguments: &str) -> Tested<()> {
-    let run = || {
-        Command::new("ip")
-            .args(arguments.split_whitespace())
-            .output()
-    };
-    let output = ns
-        .run(run)?
-        .map_err(|_| skip("no ip command (apt install iproute2)"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(match said.contains("Unknown device type") {
-        true => skip(format!("this kernel has no such device: {arguments}")),
-        false => TestError::Failed(format!("ip {arguments}: {said}")),
-    })
-}
 
 impl Kind {
     /// The device on one host, with addresses 10.1.0.N and fd01::N.

@@ -4,11 +4,14 @@
 
 mod bogus;
 mod change;
+#[path = "../support/ip.rs"]
+mod ip;
 #[path = "../support/load.rs"]
 mod load;
 mod mixtures;
 #[path = "../support/noise.rs"]
 mod noise;
+mod overlay;
 mod rig;
 mod soak;
 mod stages;
@@ -52,6 +55,7 @@ use mixtures::{
     every_mixture_of_offloads_passes_xdp_in_the_driver, tags_are_kept_but_what_xdp_cannot_see,
     tags_in_the_bytes_pass_xdp,
 };
+use overlay::super_packets_in_tunnels_are_segmented;
 use soak::soak_of_all_kinds_is_accounted_for;
 use stages::the_kernels_super_packets_are_merged_further;
 
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
     test_main(
         Needs::Taps,
         tests![
+            super_packets_in_tunnels_are_segmented,
             every_mixture_of_offloads_passes,
             every_mixture_of_offloads_passes_tagged,
             every_mixture_of_offloads_passes_tagged_by_a_provider,
