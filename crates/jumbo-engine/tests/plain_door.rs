@@ -66,7 +66,10 @@ fn check(bytes: &[u8], vnet: Option<&VnetHeader>, tunnels: bool) -> Result<bool,
 #[test]
 fn usual_packets_are_plain() {
     let header = VnetHeader::default();
-    let taken = packets().iter().filter(|bytes| check(bytes, Some(&header), false) == Ok(true)).count();
+    let taken = packets()
+        .iter()
+        .filter(|bytes| check(bytes, Some(&header), false) == Ok(true))
+        .count();
     // All but those with tags, of which there are 10, with options, and padded ones.
     assert_eq!(taken, packets().len() - 10 - 5 - 5 - padded());
 }

@@ -339,11 +339,13 @@ impl XdpSocket {
         pool: &Pool,
     ) -> Option<Result<(), TxFault>> {
         let finished = !matches!(packet.pending().csum, Csum::Partial { .. });
-        if !finished || packet.wire_len() > CHUNK_LEN || self.tx.room() == 0 {
+        let room = self.chunk_room();
+        if !finished || packet.wire_len() > room || self.tx.room() == 0 {
             return None;
         }
         self.reclaim();
-        let (region, &addr) = (self.regions.first()?, self.free.last()?);
+        let (region, chunk) = (self.regions.first()?, self.free.last()?);
+        let addr = chunk + self.metadata_len() as u64;
         let mut head = [0; HEADERS_MAX];
         let mut len = packet.write_header(&mut head)?;
         region.write(addr, &head[..len])?;
@@ -351,7 +353,7 @@ impl XdpSocket {
             let Some(piece) = pool.piece(frag) else {
                 return Some(Err(TxFault::PayloadMissing));
             };
-            if len + piece.len() > CHUNK_LEN {
+            if len + piece.len() > room {
                 return None;
             }
             region.write_piece(addr + len as u64, piece)?;
