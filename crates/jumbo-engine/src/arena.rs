@@ -2,7 +2,8 @@
 //!
 //! Slots are handed out newest-freed first, so that a stream whose packets all
 //! merge keeps using the same few cache lines. Frags are only reclaimed all at
-//! once, when no packet is left: a burst ends by emptying the arena.
+//! once: a burst ends by emptying the arena, or by saying where the payload of the
+//! few that stay is from then on ([`Arena::keep_only`]).
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -302,6 +303,27 @@ impl Arena {
             next: packet.chain.head,
             skip: 0,
             left: packet.payload_len,
+        }
+    }
+
+    /// Forgets every piece of payload but one for each packet named: all its payload is at
+    /// that place from now on. For packets that outlive their burst; they must be all there are.
+    pub fn keep_only(&mut self, kept: &[(PacketId, u64)]) {
+        debug_assert_eq!(kept.len(), self.live(), "others still refer to theirs");
+        self.frags_used = 0;
+        for (id, at) in kept {
+            let packet = &mut self.packets[id.0 as usize];
+            packet.chain = Chain::EMPTY;
+            let place = self.frags.get_mut(self.frags_used);
+            if let Some(place) = place.filter(|_| packet.payload_len != 0) {
+                *place = Frag::new(*at, packet.payload_len);
+                let index = self.frags_used as u32;
+                packet.chain = Chain {
+                    head: index,
+                    tail: index,
+                };
+                self.frags_used += 1;
+            }
         }
     }
 

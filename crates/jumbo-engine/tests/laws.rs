@@ -6,7 +6,7 @@ mod support;
 
 use jumbo_engine::arena::{Arena, SliceMemory};
 use jumbo_engine::checksum::Kernels;
-use jumbo_engine::coalesce::{Alone, End, GRO, LRO, RSC, RSC_QEMU, Ready, Rules};
+use jumbo_engine::coalesce::{Alone, End, GRO, LRO, RSC, RSC_QEMU, Ready, RestBounds, Rules};
 use jumbo_engine::complete::{Plan, complete, plan};
 use jumbo_engine::packet::{Frag, Link};
 use jumbo_engine::pending::{Caps, Csum, Gso, GsoKind};
@@ -606,6 +606,8 @@ fn generated_traffic_meets_every_rule() {
     let elsewhere = [
         End::TableFull,
         End::ForwardingChanged,
+        End::HoldTime,
+        End::HoldLimit,
         End::SizeLimit,
         End::DatagramLimit,
         // GRO refuses no more than its table says.
@@ -687,6 +689,120 @@ fn l2_and_l3_hold_for_lro_and_rsc() {
         let (pairs, acks) = merged.get();
         assert!(pairs > 150 && acks > 3, "{}: {pairs}, {acks}", rules.name);
     }
+}
+
+/// Bursts in time: how long it is to each arrival, whether a burst ends before it, hold times, and
+/// how much may rest.
+fn time() -> impl Strategy<Value = (Vec<(u64, bool)>, Vec<u32>, RestBounds)> {
+    let steps = prop::collection::vec((0u64..60_000, any::<bool>()), 1..40);
+    let holds_ns = prop::collection::vec(
+        prop::sample::select(vec![0, 1, 20_000, 50_000, 400_000]),
+        1..4,
+    );
+    let bounds = (
+        0usize..5,
+        prop::sample::select(vec![0, 2000, 20_000, usize::MAX]),
+    );
+    let bounds = bounds.prop_map(|(flows, bytes)| RestBounds { flows, bytes });
+    (steps, holds_ns, bounds)
+}
+
+/// Ends a burst and checks what is promised of what rests.
+fn end_burst(rig: &mut Rig, now_ns: u64, bounds: RestBounds) {
+    let (before, done) = (rig.gro.resting().collect::<Vec<_>>(), rig.done.len());
+    rig.end_burst(now_ns, bounds);
+    let resting: Vec<_> = rig.gro.resting().collect();
+    let bytes = resting
+        .iter()
+        .map(|resting| rig.arena.payload(resting.id).len_bytes());
+    assert!(resting.len() <= bounds.flows && bytes.sum::<usize>() <= bounds.bytes);
+    assert_eq!(resting.len(), rig.gro.held(), "what is held rests");
+    let longest = u64::from(*rig.holds_ns.iter().max().expect("some"));
+    for rests in &resting {
+        let until = rests.deadline_ns;
+        assert!(now_ns < until && until <= now_ns + longest);
+        let earlier = before.iter().find(|one| one.out == rests.out);
+        assert!(
+            earlier.is_none_or(|one| one.deadline_ns == until),
+            "extended"
+        );
+        assert!(rig.arena.payload(rests.id).only().is_some(), "one piece");
+    }
+    let nearest = resting.iter().map(|resting| resting.deadline_ns).min();
+    let told = rig.gro.next_deadline_ns();
+    assert_eq!(told.is_some(), nearest.is_some());
+    // Earlier only if the flow it was told for has left, here for want of room.
+    let left = rig.done[done..]
+        .iter()
+        .any(|done| done.why == Why::Ended(End::HoldLimit));
+    assert!(
+        told == nearest || left && told < nearest,
+        "{told:?} {nearest:?}"
+    );
+}
+
+/// The laws hold for what rests beyond its burst, and it rests no longer than it may, and no more
+/// than may.
+#[test]
+fn l1_l2_and_l3_hold_over_hold_times() {
+    let seen = std::cell::Cell::new((0, 0, 0));
+    holds(
+        400,
+        (traffic(), time()),
+        |(traffic, (steps, holds_ns, bounds))| {
+            let mut rig = Rig::new();
+            rig.holds_ns = holds_ns;
+            let (mut inputs, mut now_ns) = (Vec::new(), 1 << 40);
+            // The burst in which each input came.
+            let (mut bursts, mut burst) = (Vec::new(), 0);
+            for (arrival, (after_ns, ends)) in
+                arrivals(&traffic).into_iter().zip(steps.iter().cycle())
+            {
+                if arrival.is_none() || *ends {
+                    end_burst(&mut rig, now_ns, bounds);
+                    burst += 1;
+                }
+                // The caller wakes up when it was told to.
+                let next_ns = now_ns + after_ns;
+                while let Some(wake_ns) = rig
+                    .gro
+                    .next_deadline_ns()
+                    .filter(|wake_ns| *wake_ns <= next_ns)
+                {
+                    now_ns = now_ns.max(wake_ns);
+                    end_burst(&mut rig, now_ns, bounds);
+                }
+                now_ns = next_ns;
+                if let Some(input) = arrival {
+                    rig.offer(&input).expect("nothing here is malformed");
+                    inputs.push(input);
+                    bursts.push(burst);
+                }
+            }
+            rig.flush(End::BurstEnd);
+            let left: Vec<usize> = rig.done.iter().flat_map(|d| d.members.clone()).collect();
+            assert_nothing_is_overtaken(&inputs, &left);
+            let mut sorted = left;
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..inputs.len()).collect::<Vec<_>>());
+            let (mut over_bursts, mut over_time, mut over_bounds) = seen.get();
+            for done in &rig.done {
+                let arrived = done.members.iter().map(|index| &inputs[*index]);
+                let expected: Vec<_> = arrived.flat_map(expected_bytes).collect();
+                assert_eq!(done.finished, expected, "members {:?}", done.members);
+                let (first, last) = (done.members[0], done.members[done.members.len() - 1]);
+                over_bursts += u32::from(bursts[first] != bursts[last]);
+                over_time += u32::from(done.why == Why::Ended(End::HoldTime));
+                over_bounds += u32::from(done.why == Why::Ended(End::HoldLimit));
+            }
+            seen.set((over_bursts, over_time, over_bounds));
+        },
+    );
+    let (over_bursts, over_time, over_bounds) = seen.get();
+    assert!(
+        over_bursts > 100 && over_time > 100 && over_bounds > 100,
+        "{seen:?}"
+    );
 }
 
 /// The fast door is the general way, but faster: the same packets leave, for the same reasons, in

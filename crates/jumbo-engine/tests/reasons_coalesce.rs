@@ -2,7 +2,7 @@
 
 mod support;
 
-use jumbo_engine::coalesce::{Alone, CwrRule, End, GRO, LRO, RSC, RSC_QEMU, Rules};
+use jumbo_engine::coalesce::{Alone, CwrRule, End, GRO, LRO, RSC, RSC_QEMU, RestBounds, Rules};
 use jumbo_engine::packet::Link;
 use jumbo_engine::vnet::{Trust, VnetHeader};
 use jumbo_testkit::oracle::{vnet_flags, vnet_gso};
@@ -264,6 +264,89 @@ fn a_full_table_gives_up_its_oldest_flow() {
     let done: Vec<_> = done.map(|done| (done.members, done.why)).collect();
     let end = Why::Ended(canonical!(End::TableFull));
     assert_eq!(done, [(vec![0], end), (vec![1, 2], HELD)]);
+}
+
+/// A rig whose packets may rest for 50 us, with the first two of a train and a packet of another flow.
+fn resting() -> Rig {
+    let mut rig = Rig::new();
+    rig.holds_ns = vec![50_000];
+    for input in inputs([nth(0), nth(1), nth(0).tcp(9, 9)]) {
+        rig.offer(&input).expect("sound");
+    }
+    rig
+}
+
+/// What left so far: which packets, and why.
+fn left(rig: &Rig) -> Vec<(Vec<usize>, Why)> {
+    let done = rig.done.iter();
+    done.map(|done| (done.members.clone(), done.why)).collect()
+}
+
+const MANY: RestBounds = RestBounds {
+    flows: 10,
+    bytes: 10_000,
+};
+
+#[test]
+fn what_rests_goes_on_growing_until_its_time_is_over() {
+    let mut rig = resting();
+    rig.end_burst(1000, MANY);
+    assert_eq!(
+        (left(&rig), rig.gro.next_deadline_ns()),
+        (vec![], Some(51_000))
+    );
+    rig.offer(&inputs([nth(2)])[0]).expect("sound");
+    rig.end_burst(50_999, MANY);
+    assert_eq!(left(&rig), []);
+    rig.end_burst(51_000, MANY);
+    let end = Why::Ended(canonical!(End::HoldTime));
+    assert_eq!(left(&rig), [(vec![0, 1, 3], end), (vec![2], end)]);
+    assert_eq!(rig.gro.next_deadline_ns(), None);
+}
+
+#[test]
+fn too_much_to_rest_sends_the_oldest() {
+    let mut rig = resting();
+    rig.end_burst(0, RestBounds { flows: 1, ..MANY });
+    let end = Why::Ended(canonical!(End::HoldLimit));
+    assert_eq!(left(&rig), [(vec![0, 1], end)]);
+    let mut rig = resting();
+    rig.end_burst(0, RestBounds { bytes: 299, ..MANY });
+    assert_eq!(left(&rig), [(vec![0, 1], end)]);
+    let mut rig = resting();
+    rig.end_burst(0, RestBounds { bytes: 300, ..MANY });
+    assert_eq!(left(&rig), []);
+}
+
+/// What never reaches the table of flows waits for what rests all the same.
+#[test]
+fn what_rests_is_not_overtaken_by_its_own_flow() {
+    let fragment = nth(2).fragment_offset(1);
+    for packet in [fragment, nth(2).payload_len(0), nth(7)] {
+        let mut rig = resting();
+        rig.end_burst(0, MANY);
+        rig.offer(&inputs([packet])[0]).expect("sound");
+        rig.flush(End::BurstEnd);
+        let order: Vec<_> = left(&rig)
+            .into_iter()
+            .flat_map(|(members, _)| members)
+            .collect();
+        let place = |member| order.iter().position(|one| *one == member);
+        assert!(place(0) < place(3) && place(1) < place(3), "{order:?}");
+    }
+}
+
+/// One queue's burst ends, another's goes on: only the former's packets rest.
+#[test]
+fn only_what_came_by_the_queue_rests() {
+    let mut rig = resting();
+    rig.gro.end_burst(&mut rig.arena, Some(1), 0, MANY);
+    assert_eq!((rig.gro.held(), rig.gro.resting_flows()), (2, 0));
+    rig.gro.end_burst(&mut rig.arena, Some(0), 0, MANY);
+    assert_eq!((rig.gro.held(), rig.gro.resting_flows()), (2, 2));
+    // Whose queue it came by plays no part in when it has rested enough.
+    rig.gro.end_burst(&mut rig.arena, Some(1), 50_000, MANY);
+    assert_eq!((rig.gro.held(), rig.gro.ready().len()), (0, 2));
 }
 
 /// The caller says so: it knows that a held flow's out port may be another now.

@@ -9,6 +9,9 @@
 //! ring of the kernel) lends that memory for the burst instead of copying. All
 //! that is lent is given back when the burst ends, so memory may go away between
 //! two bursts and at no other time.
+//!
+//! What must rest beyond its burst is copied to a room of the pool's own
+//! ([`Pool::rest`]): one for each packet, and the rooms are all there are.
 
 use std::sync::Arc;
 
@@ -54,11 +57,18 @@ impl Lender {
     }
 }
 
-/// The memory of a burst.
+/// A room for the payload of one resting packet, bytes: the longest there is.
+const ROOM_LEN: usize = jumbo_engine::superpacket::L3_TOTAL_MAX.next_multiple_of(4096);
+
+/// The memory of a burst, and of what rests beyond it.
 #[derive(Debug)]
 pub struct Pool {
+    /// The burst's own, then the rooms.
     bytes: Box<[u8]>,
+    burst_len: usize,
     cursor: usize,
+    /// Whether each room is in use.
+    rooms: Vec<bool>,
     lent: Vec<Regions>,
     kernels: Kernels,
 }
@@ -66,9 +76,16 @@ pub struct Pool {
 impl Pool {
     /// A pool of so many bytes of its own. Allocates all it will ever need.
     pub fn new(len: usize, kernels: Kernels) -> Self {
+        Self::with_rooms(len, 0, kernels)
+    }
+
+    /// The same with rooms for so many packets that rest. A room takes no memory before it is used.
+    pub fn with_rooms(len: usize, rooms: usize, kernels: Kernels) -> Self {
         Self {
-            bytes: vec![0; len].into_boxed_slice(),
+            bytes: vec![0; len + rooms * ROOM_LEN].into_boxed_slice(),
+            burst_len: len,
             cursor: 0,
+            rooms: vec![false; rooms],
             lent: Vec::with_capacity(LENDERS_MAX),
             kernels,
         }
@@ -77,21 +94,21 @@ impl Pool {
     /// The bytes not yet taken.
     #[inline]
     pub fn space(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.cursor..]
+        &mut self.bytes[self.cursor..self.burst_len]
     }
 
     /// How many bytes are not yet taken.
     #[inline]
     pub fn space_len(&self) -> usize {
-        self.bytes.len() - self.cursor
+        self.burst_len - self.cursor
     }
 
     /// Takes the first `len` bytes of [`Pool::space`]. Returns where they start.
     #[inline]
     pub fn take(&mut self, len: usize) -> u64 {
         let at = self.cursor;
-        let end = at + len.min(self.bytes.len() - at);
-        self.cursor = end.next_multiple_of(ALIGN).min(self.bytes.len());
+        let end = at + len.min(self.burst_len - at);
+        self.cursor = end.next_multiple_of(ALIGN).min(self.burst_len);
         at as u64
     }
 
@@ -110,7 +127,7 @@ impl Pool {
         Some(Lender(LENT | (index as u64) << LENDER_AT))
     }
 
-    /// Frees everything and gives back what was lent. A frag that is used
+    /// Frees everything but the rooms and gives back what was lent. A frag that is used
     /// afterwards reads another packet's bytes or none, never memory outside.
     #[inline]
     pub fn reset(&mut self) {
@@ -155,6 +172,66 @@ impl Pool {
         Some((self.take(len), len))
     }
 
+    /// Says which packets rest, each by its payload: the rooms of all others are free.
+    pub fn keep_rooms<'a>(&mut self, resting: impl Iterator<Item = Pieces<'a>>) {
+        self.rooms.fill(false);
+        for mut pieces in resting {
+            let room = pieces.next().and_then(|first| self.room_of(first));
+            if let Some(taken) = room.and_then(|room| self.rooms.get_mut(room)) {
+                *taken = true;
+            }
+        }
+    }
+
+    /// Moves the payload of a packet to a room, or, if it begins in one, what joined it since
+    /// behind the rest. Returns where it is from now on, in one piece, and how many bytes were
+    /// copied; `None` if no room is free or a piece is not there.
+    pub fn rest(&mut self, mut pieces: Pieces<'_>) -> Option<(u64, usize)> {
+        let whole = pieces;
+        let first = pieces.next()?;
+        let (room, mut len) = match self.room_of(first) {
+            Some(room) => (room, first.len as usize),
+            None => {
+                pieces = whole;
+                (self.rooms.iter().position(|taken| !taken)?, 0)
+            }
+        };
+        let start = self.burst_len + room * ROOM_LEN;
+        let rested = len;
+        for frag in pieces {
+            let end = len + frag.len as usize;
+            if end > ROOM_LEN {
+                return None;
+            }
+            self.copy_to_room(frag, start + len)?;
+            len = end;
+        }
+        *self.rooms.get_mut(room)? = true;
+        Some((start as u64, len - rested))
+    }
+
+    /// Which room a piece is in.
+    fn room_of(&self, frag: Frag) -> Option<usize> {
+        let own = frag.at & LENT == 0;
+        let at = (frag.at as usize).checked_sub(self.burst_len);
+        at.filter(|_| own).map(|at| at / ROOM_LEN)
+    }
+
+    fn copy_to_room(&mut self, frag: Frag, to: usize) -> Option<()> {
+        let len = frag.len as usize;
+        if frag.at & LENT == 0 {
+            let start = usize::try_from(frag.at).ok()?;
+            self.bytes.get(start..start.checked_add(len)?)?;
+            self.bytes.copy_within(start..start + len, to);
+            return Some(());
+        }
+        let lender = (frag.at >> LENDER_AT) as usize & (LENDERS_MAX - 1);
+        let region = (frag.at >> REGION_AT) as usize & (REGIONS_MAX - 1);
+        let region = self.lent.get(lender)?.get(region)?;
+        let piece = region.piece(frag.at & OFFSET_MASK, frag.len)?;
+        (piece.copy_to(self.bytes.get_mut(to..to + len)?) == len).then_some(())
+    }
+
     /// Appends the bytes of all pieces to `out`; `None` if one is not there.
     pub fn append_to(&self, pieces: Pieces<'_>, out: &mut Vec<u8>) -> Option<()> {
         for frag in pieces {
@@ -191,8 +268,8 @@ impl Pool {
     /// `len` of the pool's own bytes from `at` on, as many of them as there are.
     #[inline]
     pub fn peek(&self, at: u64, len: usize) -> &[u8] {
-        let start = (at as usize).min(self.bytes.len());
-        let end = start.saturating_add(len).min(self.bytes.len());
+        let start = (at as usize).min(self.burst_len);
+        let end = start.saturating_add(len).min(self.burst_len);
         &self.bytes[start..end]
     }
 }

@@ -170,6 +170,10 @@ pub struct Bounds {
     pub batch_bytes: usize,
     /// Memory of a burst, bytes.
     pub pool_bytes: usize,
+    /// Most packets that may rest beyond a burst, where a hold time is asked for.
+    pub rest_packets: usize,
+    /// Most bytes of their payload.
+    pub rest_bytes: usize,
 }
 
 impl Default for Bounds {
@@ -180,6 +184,9 @@ impl Default for Bounds {
             // Two super-packets: read and written again before they leave the L2 cache.
             batch_bytes: 128 << 10,
             pool_bytes: (1 << 20) + PACKET_ROOM,
+            // More than a worker's NAPI would hold in Linux (64), less than a burst.
+            rest_packets: 256,
+            rest_bytes: 4 << 20,
         }
     }
 }
@@ -202,10 +209,10 @@ impl Burst {
     pub fn new(bounds: Bounds, kernels: Kernels) -> Self {
         Self {
             arena: Arena::new(
-                bounds.burst_packets,
-                FRAGS_PER_PACKET * bounds.burst_packets,
+                bounds.burst_packets + bounds.rest_packets,
+                FRAGS_PER_PACKET * bounds.burst_packets + bounds.rest_packets,
             ),
-            pool: Pool::new(bounds.pool_bytes, kernels),
+            pool: Pool::with_rooms(bounds.pool_bytes, bounds.rest_packets, kernels),
             batch: Vec::with_capacity(bounds.batch_packets),
             bounds,
         }

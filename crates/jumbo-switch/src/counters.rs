@@ -36,10 +36,30 @@ pub struct PortCounters {
     pub rsc: RscStats,
     /// Times a packet waited for it to make room.
     pub waits: u64,
+    /// What was copied because it rested beyond a burst on the way to it: packets, one that
+    /// grew in several bursts once for each, and bytes of payload.
+    pub promoted: Gauge,
     /// Stations that its other end announced here, each told to everybody behind the other ports.
     pub announced: u64,
     /// Announcements that came too fast and were kept to ourselves.
     pub unannounced: u64,
+}
+
+/// A number of packets, and of bytes of their payload.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gauge {
+    /// Packets, a super-packet being one.
+    pub packets: u64,
+    /// Bytes of payload.
+    pub bytes: u64,
+}
+
+impl Gauge {
+    /// Adds another's.
+    pub fn add(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+    }
 }
 
 impl PortCounters {
@@ -65,6 +85,7 @@ impl PortCounters {
         self.lossy_segmented += other.lossy_segmented;
         self.rsc.add(&other.rsc);
         self.waits += other.waits;
+        self.promoted.add(other.promoted);
         self.announced += other.announced;
         self.unannounced += other.unannounced;
     }

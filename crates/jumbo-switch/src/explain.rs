@@ -327,7 +327,7 @@ fn single(row: &mut Row, packet: &Packet, to: &Policy) {
 /// Packets that could be merged: are aggregates made for this port?
 fn train(row: &mut Row, packet: &Packet, to: &Policy, tunnels: TunnelMode) {
     let tunnel_is_merged = tunnels.merged(to.takes).take(packet.tunnel());
-    if to.coalesces(packet).is_some() && tunnel_is_merged && merges_in(packet, to.coalesce) {
+    if to.coalesces(packet).is_some() && tunnel_is_merged && merges_in(packet, to.coalesce.kind) {
         row.decision = Decision::Coalesced;
         row.coalesces = Who::Switch;
         row.segments = Who::Receiver;
@@ -336,9 +336,9 @@ fn train(row: &mut Row, packet: &Packet, to: &Policy, tunnels: TunnelMode) {
     }
     single(row, packet, to);
     row.coalesce_off = match row.kind {
-        Kind::UdpTrain => !to.coalesce.merges_udp(),
-        Kind::TunnelTrain => !merges_in(packet, to.coalesce),
-        _ => to.coalesce == Coalesce::Off,
+        Kind::UdpTrain => !to.coalesce.kind.merges_udp(),
+        Kind::TunnelTrain => !merges_in(packet, to.coalesce.kind),
+        _ => to.coalesce.kind == Coalesce::Off,
     };
     row.tunnels_unmerged = row.kind.is_in_tunnel() && tunnels != TunnelMode::Merge;
     if !row.coalesce_off && !row.tunnels_unmerged {

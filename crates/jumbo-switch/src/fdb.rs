@@ -264,12 +264,8 @@ mod tests {
     fn same_way_lasts_until_anything_is_learned_or_a_second_passes() {
         let (from, to) = ((station(1), PortId(1)), station(2));
         let changes: [fn(&mut Fdb); 4] = [
-            |fdb| {
-                fdb.learn(station(2), PortId(3), 0);
-            },
-            |fdb| {
-                fdb.learn(station(1), PortId(1), 0);
-            },
+            |fdb| _ = fdb.learn(station(2), PortId(3), 0),
+            |fdb| _ = fdb.learn(station(1), PortId(1), 0),
             |fdb| fdb.tell_again(station(1)),
             |fdb| fdb.forget(PortId(7)),
         ];

@@ -23,6 +23,9 @@ use crate::path::Plane;
 use crate::patience::Waits;
 use crate::topology::{Coalesce, Policy, PortId, Slot};
 
+/// Time stands still.
+const NOW_NS: u64 = 1_000_000_000;
+
 const GUEST: PortId = PortId(0);
 const A: PortId = PortId(1);
 const B: PortId = PortId(2);
@@ -97,14 +100,14 @@ impl Street {
     /// Takes everything that a port has ready. Comes to an end.
     fn serve(&mut self, port: PortId) {
         for _ in 0..BATCHES_MAX {
-            match self.plane.batch(port, 1) {
+            match self.plane.batch(port, NOW_NS) {
                 RxEnd::More => {}
                 RxEnd::Drained | RxEnd::Gone | RxEnd::Stopped => break,
             }
             assert!(self.plane.books().balanced(), "{:?}", self.plane.books());
         }
-        assert_ne!(self.plane.batch(port, 1), RxEnd::More, "without end");
-        self.plane.end_burst();
+        assert_ne!(self.plane.batch(port, NOW_NS), RxEnd::More, "without end");
+        self.plane.end_burst(NOW_NS);
         let books = self.plane.books();
         assert!(books.balanced() && books.resting == 0, "{books:?}");
     }
@@ -150,7 +153,7 @@ impl Street {
 
 fn policy(info: &PortInfo) -> Policy {
     Policy {
-        coalesce: Coalesce::Gro,
+        coalesce: Coalesce::Gro.into(),
         takes: info.takes,
         mtu: info.mtu,
     }
@@ -290,7 +293,7 @@ impl Evil {
         let mut street = lock(&self.street);
         street.plane.take(GUEST);
         let policy = Policy {
-            coalesce: Coalesce::Gro,
+            coalesce: Coalesce::Gro.into(),
             takes: Caps::NONE,
             mtu: 65535,
         };

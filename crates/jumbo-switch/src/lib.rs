@@ -5,7 +5,7 @@
 //! * [`topology`]: the ports as one worker sees them.
 //! * [`patience`]: how long packets wait for a receiver that is full.
 //! * `spin`: how long a worker looks for packets before it sleeps.
-//! * [`worker`]: wakes up, runs the path, sleeps.
+//! * [`worker`]: wakes up, runs the path, sleeps; `alarm` wakes it for what rests.
 //! * [`explain`]: what the path does between two ports, and why, without a packet.
 //! * [`counters`]: what happened, and the books that must balance.
 //! * [`switch`]: the workers together: start, ask, stop.
@@ -19,6 +19,7 @@ pub mod fdb;
 pub mod topology;
 pub mod patience;
 mod spin;
+mod alarm;
 pub mod worker;
 pub mod explain;
 pub mod counters;

@@ -2,11 +2,13 @@
 //!
 //! [`Plane::batch`] is that path, a line per stage. One [`Plane`] is one
 //! worker's data plane: nothing in it is shared, locked, or allocated after the
-//! start, and time is an argument.
+//! start, and time is an argument. What rests beyond a burst is in `rest`.
+
+mod rest;
 
 use jumbo_engine::arena::{PacketId, Pieces};
 use jumbo_engine::checksum::Kernels;
-use jumbo_engine::coalesce::{Alone, Coalescer, End, Offer, Ready};
+use jumbo_engine::coalesce::{Alone, Coalescer, End, Offer, Ready, RestBounds};
 use jumbo_engine::complete::{Plan, complete, plan};
 use jumbo_engine::packet::{Link, Packet};
 use jumbo_engine::pending::Caps;
@@ -17,7 +19,7 @@ use jumbo_ports::wrap::capture::Direction;
 use crate::counters::{Books, PortCounters};
 use crate::fdb::{Fdb, Learned, Station};
 use crate::forward::{self, Destination, Stay};
-use crate::topology::{Coalesce, Policy, PortId, Slot, Topology, TunnelMode, less};
+use crate::topology::{Coalescing, Policy, PortId, Slot, Topology, TunnelMode, less};
 
 /// [`Ready::out`] of a packet that goes to every other port.
 const FLOOD: u32 = u32::MAX;
@@ -44,6 +46,8 @@ pub struct Plane {
     /// Ports that sent in this batch, and that received in this burst.
     sent: Vec<PortId>,
     received: Vec<PortId>,
+    /// Scratch: what rests, and where its payload is.
+    kept: Vec<(PacketId, u64)>,
 }
 
 impl Plane {
@@ -57,7 +61,7 @@ impl Plane {
             burst,
             tunnels: TunnelMode::Off,
             coalescer: Coalescer::with_personalities(
-                &Coalesce::tables(),
+                &Coalescing::tables(),
                 bounds.burst_packets,
                 seed,
             ),
@@ -69,6 +73,7 @@ impl Plane {
             refused: Vec::with_capacity(crate::topology::PORTS_MAX),
             sent: Vec::with_capacity(crate::topology::PORTS_MAX),
             received: Vec::with_capacity(crate::topology::PORTS_MAX),
+            kept: Vec::with_capacity(bounds.rest_packets),
         }
     }
 
@@ -79,22 +84,22 @@ impl Plane {
         self.burst.arena.follow_tunnels(tunnels != TunnelMode::Off);
     }
 
-    /// The path: one batch of one port, from its rx ring to other ports' tx.
-    pub fn batch(&mut self, from: PortId, now_s: u32) -> RxEnd {
+    /// The path: one batch of one port, from its rx ring to other ports' tx. The
+    /// clock is any steady one; it need be fine only where a port has a hold time.
+    pub fn batch(&mut self, from: PortId, now_ns: u64) -> RxEnd {
+        let now_s = seconds(now_ns);
         let end = self.receive(from); // rx, parse
         for index in 0..self.burst.batch.len() {
             let id = self.burst.batch[index];
             self.coalesce_or_forward(id, from, now_s); // forward, coalesce
         }
         self.burst.batch.clear();
-        if self.burst_is_full() {
-            self.flush(End::BurstEnd);
-        } else if end != RxEnd::More {
-            let arena = &mut self.burst.arena;
-            self.coalescer
-                .flush_origin(arena, from.0.into(), End::BurstEnd);
+        let full = self.burst_is_full();
+        let ended = full || end != RxEnd::More;
+        if ended {
+            self.settle((!full).then_some(from), now_ns);
         }
-        self.deliver(); // complete, tx
+        self.deliver(ended); // complete, tx
         end
     }
 
@@ -223,10 +228,22 @@ impl Plane {
         }
     }
 
-    /// Ends the burst: what is held leaves. Nothing rests here afterwards.
-    pub fn end_burst(&mut self) {
-        self.flush(End::BurstEnd);
-        self.deliver();
+    /// Ends the burst: what is held leaves, but for what may rest.
+    pub fn end_burst(&mut self, now_ns: u64) {
+        self.settle(None, now_ns);
+        self.deliver(true);
+    }
+
+    /// Ends what one port's queue has brought, or all queues, but for what may rest.
+    fn settle(&mut self, from: Option<PortId>, now_ns: u64) {
+        let Bounds {
+            rest_packets: flows,
+            rest_bytes: bytes,
+            ..
+        } = self.burst.bounds;
+        let (arena, origin) = (&mut self.burst.arena, from.map(|port| port.0.into()));
+        let bounds = RestBounds { flows, bytes };
+        self.coalescer.end_burst(arena, origin, now_ns, bounds);
     }
 
     /// Ends everything held. It leaves with the next [`Plane::deliver`].
@@ -244,8 +261,9 @@ impl Plane {
         self.burst.arena.release(id);
     }
 
-    /// Sends what is ready, in order, and ends the burst if nothing is left.
-    fn deliver(&mut self) {
+    /// Sends what is ready, in order, and ends the burst if nothing is left, or, where
+    /// a queue's burst `ended`, nothing but what rests.
+    fn deliver(&mut self, ended: bool) {
         let mut ready = std::mem::take(self.coalescer.ready());
         for Ready { id, out, ended } in ready.drain(..) {
             let from = PortId(self.burst.arena.packet(id).origin as u16);
@@ -266,8 +284,10 @@ impl Plane {
         }
         *self.coalescer.ready() = ready;
         self.publish();
-        if self.burst.arena.live() == 0 {
-            self.release();
+        match self.burst.arena.live() {
+            0 => self.release(),
+            live if ended && live == self.coalescer.resting_flows() => self.rest(),
+            _ => {}
         }
     }
 
@@ -286,7 +306,7 @@ impl Plane {
         }
     }
 
-    /// No packet is left: what senders had lent goes back to them.
+    /// Nothing refers to the burst's memory: what senders had lent goes back to them.
     fn release(&mut self) {
         self.burst.pool.reset();
         self.taken = 0;
@@ -457,16 +477,18 @@ impl Plane {
         }
     }
 
-    /// Takes in what another worker learned.
-    pub fn hear(&mut self, station: Station, port: PortId, now_s: u32) {
-        // Between bursts nothing is held, so a move needs no flush.
-        debug_assert_eq!(self.coalescer.held(), 0, "news in the middle of a burst");
-        self.fdb.learn(station, port, now_s);
+    /// Takes in what another worker learned, between two bursts.
+    pub fn hear(&mut self, station: Station, port: PortId, now_ns: u64) {
+        if self.fdb.learn(station, port, seconds(now_ns)) == Learned::Moved {
+            self.rest_no_more(End::ForwardingChanged);
+        }
     }
 
     /// A station has moved to `port`, whose other end says so: tells everybody behind the other ports, so that their
     /// bridges learn it too. What is said too often is only learned here. Asked for between two bursts.
-    pub fn announce(&mut self, mac: [u8; 6], port: PortId, now_s: u32) {
+    pub fn announce(&mut self, mac: [u8; 6], port: PortId, now_ns: u64) {
+        let now_s = seconds(now_ns);
+        self.rest_no_more(End::ForwardingChanged);
         debug_assert_eq!(self.burst.arena.live(), 0, "in the middle of a burst");
         let may = |slot: &mut Slot| slot.may_announce(now_s);
         if !self.topology.get_mut(port).is_some_and(may) {
@@ -481,17 +503,19 @@ impl Plane {
         while let Some(id) = self.burst.batch.pop() {
             self.coalesce_or_forward(id, port, now_s);
         }
-        self.end_burst();
+        self.end_burst(now_ns);
     }
 
-    /// Takes a port out; what it had counted is kept.
+    /// Takes out a port whose device went away; what it had counted is kept.
     pub fn remove(&mut self, port: PortId) {
         self.fdb.forget(port);
         self.topology.remove(port);
+        self.rest_no_more(End::ForwardingChanged);
     }
 
-    /// Takes a port out for good and returns what it had counted.
+    /// Takes a port out for good, between two bursts, and returns what it had counted.
     pub fn take(&mut self, port: PortId) -> PortCounters {
+        self.rest_no_more(End::ForwardingChanged);
         debug_assert_eq!(self.burst.arena.live(), 0, "in the middle of a burst");
         self.fdb.forget(port);
         self.topology.take(port)
@@ -506,6 +530,7 @@ impl Plane {
         takes: Caps,
         mtu: usize,
     ) -> Option<Box<dyn Queue>> {
+        self.rest_no_more(End::ForwardingChanged);
         debug_assert_eq!(self.burst.arena.live(), 0, "in the middle of a burst");
         let slot = self.topology.get_mut(port)?;
         let queue = queue.successor().unwrap_or(queue);
@@ -513,6 +538,11 @@ impl Plane {
         self.topology.note_held();
         Some(old)
     }
+}
+
+/// Whole seconds, as the forwarding table counts them.
+pub(crate) fn seconds(now_ns: u64) -> u32 {
+    (now_ns / 1_000_000_000) as u32
 }
 
 /// Bytes of an announcement: the shortest Ethernet packet, less its checksum.

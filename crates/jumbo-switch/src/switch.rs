@@ -12,13 +12,13 @@ use jumbo_ports::queue::{Bounds, Port, PortInfo, Queue, Workers};
 use jumbo_ports::wrap::capture::{Recorder, capture};
 use rustix::io::Errno;
 
-use crate::counters::{Books, PortCounters};
+use crate::counters::{Books, Gauge, PortCounters};
 use crate::fdb::{Seen, Station};
 use crate::path::Plane;
 use crate::patience::Waits;
 use crate::spin::Spin;
 use crate::sys::CpuTime;
-use crate::topology::{Coalesce, PORTS_MAX, Policy, PortId, Slot, TunnelMode};
+use crate::topology::{Coalescing, PORTS_MAX, Policy, PortId, Slot, TunnelMode};
 use crate::worker::{Exchange, Mailbox, Message, Report, Worker};
 
 /// How long a worker may take to answer: it does so between two bursts.
@@ -130,7 +130,7 @@ struct Entry {
     link: Link,
     /// Changed by the port's own control side while the switch runs.
     info: Arc<Mutex<PortInfo>>,
-    coalesce: Coalesce,
+    coalesce: Coalescing,
     /// Stops the port's control side when dropped.
     control: Option<Running>,
 }
@@ -252,13 +252,15 @@ pub struct PortState {
     /// What it is.
     pub info: PortInfo,
     /// What is done to packets that leave by it.
-    pub coalesce: Coalesce,
+    pub coalesce: Coalescing,
     /// Whether all workers' queues of it still work.
     pub up: bool,
     /// What all workers still offer it, after what its kernel refused.
     pub takes: Caps,
     /// The sum over all workers.
     pub counters: PortCounters,
+    /// What rests on the way to it, with all workers.
+    pub resting: Gauge,
 }
 
 /// Ports that were taken out.
@@ -345,7 +347,12 @@ impl Switch {
     ///
     /// # Errors
     /// Too many ports, or a worker that is gone.
-    pub fn add(&mut self, port: Port, coalesce: Coalesce) -> Result<PortId, SwitchError> {
+    pub fn add(
+        &mut self,
+        port: Port,
+        coalesce: impl Into<Coalescing>,
+    ) -> Result<PortId, SwitchError> {
+        let coalesce = coalesce.into();
         if port.queues.len() != self.workers.len() {
             return Err(SwitchError::Queues {
                 has: port.queues.len(),
@@ -380,7 +387,7 @@ impl Switch {
     }
 
     /// Gives each worker its queue and starts the port's control side.
-    fn hand_out(&self, id: PortId, port: Port, coalesce: Coalesce) -> Result<Entry, SwitchError> {
+    fn hand_out(&self, id: PortId, port: Port, coalesce: Coalescing) -> Result<Entry, SwitchError> {
         let link = (port.queues.first()).map_or(Link::Ethernet, |queue| queue.link());
         let policy = Policy {
             coalesce,
@@ -516,10 +523,12 @@ impl Switch {
                 takes: info.takes,
                 info,
                 counters: PortCounters::default(),
+                resting: Gauge::default(),
             };
             for report in reports.iter().flat_map(|report| &report.ports) {
                 if report.id == entry.id {
                     port.counters.add(&report.counters);
+                    port.resting.add(report.resting);
                     port.up &= report.up;
                     port.takes = report
                         .takes
@@ -569,6 +578,8 @@ impl Switch {
     /// # Errors
     /// [`SwitchError::WorkerGone`] if one had ended before.
     pub fn stop(mut self) -> Result<State, SwitchError> {
+        // What still rests leaves first; a worker that is gone has nothing.
+        let _ = self.ask(Message::RestNoMore);
         let state = self.state();
         self.halt();
         state

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jumbo_engine::arena::Pieces;
-use jumbo_engine::coalesce::{End, GRO, LRO, RSC, RSC_QEMU, Rules, Towards};
+use jumbo_engine::coalesce::{CwrRule, End, GRO, LRO, RSC, RSC_QEMU, Rules, Towards};
 use jumbo_engine::packet::{Layers, Link, Net, Packet, Transport};
 use jumbo_engine::pending::{Caps, GsoKind};
 use jumbo_engine::superpacket::{L3_TOTAL_BIG_MAX, L3_TOTAL_MAX};
@@ -51,14 +51,6 @@ impl Coalesce {
     /// Every kind.
     pub const ALL: [Self; 5] = [Self::Off, Self::Gro, Self::Lro, Self::Rsc, Self::RscQemu];
 
-    /// Every kind that holds packets, in the order of [`Coalesce::tables`].
-    const HOLDING: [Self; 4] = [Self::Gro, Self::Lro, Self::Rsc, Self::RscQemu];
-
-    /// The engine's table of each.
-    pub fn tables() -> [Rules; 4] {
-        [GRO, LRO, RSC, RSC_QEMU]
-    }
-
     /// What the configuration calls it.
     pub fn name(self) -> &'static str {
         match self {
@@ -85,10 +77,74 @@ impl Coalesce {
             Self::RscQemu => RSC_QEMU.udp.is_some(),
         }
     }
+}
+
+/// How packets that leave by a port are coalesced, as the operator chose.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct Coalescing {
+    /// By which rules.
+    pub kind: Coalesce,
+    /// What CWR does under [`Coalesce::Gro`]; the others have a rule of their own.
+    pub cwr: CwrRule,
+    /// Longest network packet made, header included, in bytes.
+    pub l3_total_max: u32,
+    /// How long an aggregate may rest beyond its burst, in nanoseconds; 0: not at all.
+    pub hold_ns: u32,
+}
+
+impl Default for Coalescing {
+    fn default() -> Self {
+        Coalesce::default().into()
+    }
+}
+
+impl From<Coalesce> for Coalescing {
+    fn from(kind: Coalesce) -> Self {
+        Self {
+            kind,
+            cwr: GRO.cwr,
+            l3_total_max: L3_TOTAL_MAX as u32,
+            hold_ns: 0,
+        }
+    }
+}
+
+impl Coalescing {
+    /// Each kind that holds packets, with each rule for CWR that it may have.
+    const HOLDING: [(Coalesce, CwrRule); 6] = [
+        (Coalesce::Gro, CwrRule::Equal),
+        (Coalesce::Gro, CwrRule::FirstOnly),
+        (Coalesce::Gro, CwrRule::Never),
+        (Coalesce::Lro, LRO.cwr),
+        (Coalesce::Rsc, RSC.cwr),
+        (Coalesce::RscQemu, RSC_QEMU.cwr),
+    ];
+
+    /// The engine's table of each.
+    pub fn tables() -> [Rules; 6] {
+        let gro = |cwr| Rules { cwr, ..GRO };
+        [
+            gro(CwrRule::Equal),
+            gro(CwrRule::FirstOnly),
+            gro(CwrRule::Never),
+            LRO,
+            RSC,
+            RSC_QEMU,
+        ]
+    }
+
+    /// Whether packets may be made that are longer than an IP length can say: those that may
+    /// rest, and those of a bounded length, are not.
+    fn may_be_big(&self) -> bool {
+        self.hold_ns == 0 && self.l3_total_max >= L3_TOTAL_MAX as u32
+    }
 
     /// Place of its table; `None` if nothing is held.
-    fn personality(self) -> Option<u8> {
-        let place = Self::HOLDING.iter().position(|kind| *kind == self);
+    #[inline]
+    fn personality(&self) -> Option<u8> {
+        let gro = self.kind == Coalesce::Gro;
+        let mut places = Self::HOLDING.iter();
+        let place = places.position(|(kind, cwr)| *kind == self.kind && (!gro || *cwr == self.cwr));
         place.map(|place| place as u8)
     }
 }
@@ -134,7 +190,7 @@ impl TunnelMode {
 #[derive(Copy, Clone, Debug)]
 pub struct Policy {
     /// Of packets leaving by it.
-    pub coalesce: Coalesce,
+    pub coalesce: Coalescing,
     /// Pending work it can take.
     pub takes: Caps,
     /// Largest network packet it can take, bytes.
@@ -153,7 +209,7 @@ impl Policy {
     /// What is merged for the port at all.
     #[inline]
     fn merged(&self) -> Kinds {
-        let udp = self.takes.uso() && self.coalesce.merges_udp();
+        let udp = self.takes.uso() && self.coalesce.kind.merges_udp();
         let kinds = [
             (self.takes.tso4(), Kinds::TCP4),
             (self.takes.tso6(), Kinds::TCP6),
@@ -248,6 +304,10 @@ impl Slot {
         std::mem::replace(&mut self.queue, queue)
     }
 
+    fn holds(&self) -> bool {
+        self.policy.coalesce.hold_ns != 0
+    }
+
     /// How packets like this one are held for it, if they are.
     #[inline]
     pub fn coalesces(&self, packet: &Packet, tunnels: TunnelMode) -> Option<Towards> {
@@ -255,7 +315,11 @@ impl Slot {
         Some(Towards {
             personality,
             tunnels: tunnels.merged(self.policy.takes),
-            big_l3_total_max: match big_tcp(self.policy.takes, packet) {
+            l3_total_max: self.policy.coalesce.l3_total_max,
+            hold_ns: self.policy.coalesce.hold_ns,
+            big_l3_total_max: match self.policy.coalesce.may_be_big()
+                && big_tcp(self.policy.takes, packet)
+            {
                 true => L3_TOTAL_BIG_MAX as u32,
                 false => 0,
             },
@@ -268,7 +332,7 @@ impl Slot {
         if packet.pending().gso.is_some() {
             self.counters.ends.count(end);
         }
-        if !self.policy.coalesce.is_lossless() {
+        if !self.policy.coalesce.kind.is_lossless() {
             self.counters.rsc.ended(packet, end);
         }
     }
@@ -415,6 +479,8 @@ fn now_ns() -> u64 {
 #[derive(Debug, Default)]
 pub struct Topology {
     slots: Vec<Option<Slot>>,
+    /// How many have a hold time.
+    holding: usize,
     /// What is held for some port. May say more: what a port takes may shrink.
     held: Kinds,
     /// What ports that went away have counted.
@@ -443,13 +509,22 @@ impl Topology {
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
-        self.slots[index] = Some(slot);
+        self.holding += usize::from(slot.holds());
+        let old = self.slots[index].replace(slot);
+        self.holding -= usize::from(old.is_some_and(|old| old.holds()));
         self.note_held();
+    }
+
+    /// Whether packets may rest towards one of them.
+    #[inline]
+    pub fn holds(&self) -> bool {
+        self.holding != 0
     }
 
     /// Removes a port and keeps its counters.
     pub fn remove(&mut self, id: PortId) -> Option<Box<dyn Queue>> {
         let slot = self.slots.get_mut(usize::from(id.0))?.take()?;
+        self.holding -= usize::from(slot.holds());
         self.gone.push((id, slot.counters));
         Some(slot.queue)
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError};
 use std::time::Duration;
 
+use jumbo_engine::coalesce::End;
 use jumbo_engine::pending::Caps;
 use jumbo_ports::queue::{Queue, RxEnd};
 use jumbo_ports::wrap::capture::Probe;
@@ -19,9 +20,10 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-use crate::counters::{Books, PortCounters};
+use crate::alarm::Alarm;
+use crate::counters::{Books, Gauge, PortCounters};
 use crate::fdb::{Seen, Station};
-use crate::path::Plane;
+use crate::path::{Plane, seconds};
 use crate::spin::Spin;
 use crate::switch::Event;
 use crate::sys::CpuTime;
@@ -46,8 +48,9 @@ const BUSY_BATCHES: u8 = 4;
 /// mailbox, and queues of the kernel's. A system call costs as much as they all.
 const LOOKS_A_CALL: u8 = 8;
 
-/// The epoll name of the mailbox; ports use their id.
+/// The epoll names of the mailbox and the alarm; ports use their id.
 const MAILBOX_EVENT: u64 = u64::MAX;
+const ALARM_EVENT: u64 = u64::MAX - 1;
 
 /// What a worker may be told.
 #[derive(Debug)]
@@ -74,6 +77,8 @@ pub(crate) enum Message {
     Capture(PortId, Box<Probe>),
     /// Tell what you have counted.
     Report(Sender<Report>),
+    /// Send what rests, and say when that is done.
+    RestNoMore(Sender<()>),
     /// Finish.
     Stop,
 }
@@ -116,6 +121,8 @@ pub struct PortReport {
     pub up: bool,
     /// Its counters.
     pub counters: PortCounters,
+    /// What rests on the way to it.
+    pub resting: Gauge,
     /// What it still takes, after what its kernel refused.
     pub takes: Option<Caps>,
 }
@@ -181,6 +188,7 @@ pub(crate) struct Worker {
     others: Vec<Mailbox>,
     says: Sender<Event>,
     epoll: OwnedFd,
+    alarm: Alarm,
     ready: Vec<Ready>,
     /// Queues that were found empty and do not wake us yet.
     awake: Vec<Ready>,
@@ -216,6 +224,9 @@ impl Worker {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let data = EventData::new_u64(MAILBOX_EVENT);
         epoll::add(&epoll, own.wake.as_fd(), data, EventFlags::IN)?;
+        let alarm = Alarm::new()?;
+        let data = EventData::new_u64(ALARM_EVENT);
+        epoll::add(&epoll, alarm.timer.as_fd(), data, EventFlags::IN)?;
         Ok(Self {
             plane,
             mailbox,
@@ -223,6 +234,7 @@ impl Worker {
             others,
             says,
             epoll,
+            alarm,
             ready: Vec::with_capacity(crate::topology::PORTS_MAX),
             awake: Vec::with_capacity(crate::topology::PORTS_MAX),
             spin: Spin::new(Duration::ZERO),
@@ -260,9 +272,12 @@ impl Worker {
 
     /// Looks at the queues that are awake for as long as it pays, then lets them wake us.
     fn look_then_wait(&mut self) -> Result<bool, Errno> {
-        let begin_ns = now_ns();
+        let begin_ns = steady_ns();
+        // What rests may have to go sooner.
+        let deadline_ns = self.plane.next_deadline_ns().unwrap_or(u64::MAX);
+        let end_ns = deadline_ns.min(begin_ns + self.spin.time_ns());
         while self.ready.is_empty() && !self.awake.is_empty() {
-            if now_ns() - begin_ns >= self.spin.time_ns() {
+            if steady_ns() >= end_ns {
                 self.arm_all();
                 break;
             }
@@ -274,7 +289,7 @@ impl Worker {
             self.rouse();
         }
         let go_on = !self.ready.is_empty() || self.wait(true)?;
-        self.spin.came(now_ns() - begin_ns);
+        self.spin.came(steady_ns() - begin_ns);
         Ok(go_on)
     }
 
@@ -320,6 +335,9 @@ impl Worker {
         let look = Timespec::default();
         let mut room = [const { MaybeUninit::uninit() }; 64];
         self.wakes += 1;
+        if let (true, Some(deadline_ns)) = (sleep, self.plane.next_deadline_ns()) {
+            self.alarm.set(deadline_ns)?;
+        }
         match epoll::wait(&self.epoll, &mut room, (!sleep).then_some(&look)) {
             Ok((events, _)) => Ok(self.note(events)),
             Err(Errno::INTR) => Ok(self.note(&[])),
@@ -334,6 +352,7 @@ impl Worker {
                 MAILBOX_EVENT => {
                     let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
                 }
+                ALARM_EVENT => self.alarm.rang(),
                 port => self.note_ready(PortId(port as u16)),
             }
         }
@@ -350,11 +369,10 @@ impl Worker {
     /// Serves the queues that are ready, a batch in turn, until each is empty or
     /// it is time to look for others.
     fn serve(&mut self) {
-        let now_s = now_s();
         for _ in 0..ROUNDS_MAX {
             let mut index = 0;
             while let Some(&ready) = self.ready.get(index) {
-                let end = self.plane.batch(ready.port, now_s);
+                let end = self.plane.batch(ready.port, self.now_ns());
                 self.teach();
                 match end {
                     RxEnd::More => {
@@ -376,9 +394,9 @@ impl Worker {
                 break;
             }
         }
-        // A queue that said there may be more may have none: nothing is held
-        // over a look around, which may become a sleep.
-        self.plane.end_burst();
+        // A queue that said there may be more may have none: nothing but what may rest
+        // is held over a look around, which may become a sleep.
+        self.plane.end_burst(self.now_ns());
     }
 
     /// A queue was found empty: it is to wake us, at once or after we have looked for
@@ -437,6 +455,15 @@ impl Worker {
         }
     }
 
+    /// Nanoseconds since boot: coarse where only ageing asks.
+    fn now_ns(&self) -> u64 {
+        let clock = match self.plane.topology.holds() {
+            true => ClockId::Monotonic,
+            false => ClockId::MonotonicCoarse,
+        };
+        nanoseconds(clock)
+    }
+
     fn teach(&mut self) {
         let Self { plane, others, .. } = self;
         let mut lost = 0;
@@ -453,12 +480,12 @@ impl Worker {
 
     /// Reads the mailbox; `false` to stop.
     fn read_mail(&mut self) -> bool {
-        let now_s = now_s();
+        let now_ns = self.now_ns();
         while let Ok(message) = self.mailbox.try_recv() {
             match message {
-                Message::Learn(station, port) => self.plane.hear(station, port, now_s),
+                Message::Learn(station, port) => self.plane.hear(station, port, now_ns),
                 Message::Announce(mac, port) => {
-                    self.plane.announce(mac, port, now_s);
+                    self.plane.announce(mac, port, now_ns);
                     self.teach();
                 }
                 Message::Add(slot) => self.add(*slot),
@@ -471,7 +498,7 @@ impl Worker {
                     let _ = reply.send(self.plane.take(port));
                 }
                 Message::Stations(reply) => {
-                    let _ = reply.send(self.plane.fdb.stations(now_s).collect());
+                    let _ = reply.send(self.plane.fdb.stations(seconds(now_ns)).collect());
                 }
                 Message::Exchange(exchange) => self.exchange(*exchange),
                 Message::SetMtu(port, mtu) => {
@@ -487,7 +514,14 @@ impl Worker {
                 Message::Report(reply) => {
                     let _ = reply.send(self.report());
                 }
-                Message::Stop => return false,
+                Message::RestNoMore(reply) => {
+                    self.plane.rest_no_more(End::BurstEnd);
+                    let _ = reply.send(());
+                }
+                Message::Stop => {
+                    self.plane.rest_no_more(End::BurstEnd);
+                    return false;
+                }
             }
         }
         true
@@ -540,10 +574,12 @@ impl Worker {
     }
 
     fn report(&self) -> Report {
+        let resting = self.plane.resting();
         let here = self.plane.topology.iter().map(|slot| PortReport {
             id: slot.id,
             up: true,
             counters: slot.counters.clone(),
+            resting: resting.get(&slot.id).copied().unwrap_or_default(),
             takes: Some(slot.policy.takes),
         });
         let gone = self
@@ -555,6 +591,7 @@ impl Worker {
                 id: *id,
                 up: false,
                 counters: counters.clone(),
+                resting: Gauge::default(),
                 takes: None,
             });
         Report {
@@ -569,12 +606,11 @@ impl Worker {
 }
 
 /// Nanoseconds of a steady clock.
-fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+fn steady_ns() -> u64 {
+    nanoseconds(ClockId::Monotonic)
 }
 
-/// Seconds since boot, coarse: only ageing asks.
-fn now_s() -> u32 {
-    clock_gettime(ClockId::MonotonicCoarse).tv_sec as u32
+fn nanoseconds(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

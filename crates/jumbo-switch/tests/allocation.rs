@@ -12,7 +12,7 @@ use jumbo_engine::vnet::{Form, Trust, VnetHeader};
 use jumbo_ports::pool::Pool;
 use jumbo_ports::queue::{Bounds, Burst, Queue, RxEnd, RxStats, TxFault};
 use jumbo_switch::path::Plane;
-use jumbo_switch::topology::{Coalesce, Policy, PortId, Slot};
+use jumbo_switch::topology::{Coalesce, Coalescing, Policy, PortId, Slot};
 use jumbo_testkit::oracle::{self, VnetForm, vnet_gso};
 use jumbo_testkit::script::{TcpStream, interleave};
 use jumbo_testkit::{Link, PacketBuilder};
@@ -128,7 +128,11 @@ fn batches_allocate_nothing() {
             _ => vec![[vec![0; 12], hello].concat()],
         };
         let policy = Policy {
-            coalesce: Coalesce::Gro,
+            coalesce: Coalescing {
+                // Towards one, packets rest from round to round.
+                hold_ns: if n == 4 { 1000 } else { 0 },
+                ..Coalesce::Gro.into()
+            },
             takes,
             mtu: 1500,
         };
@@ -137,9 +141,9 @@ fn batches_allocate_nothing() {
             .topology
             .insert(Slot::new(PortId(n as u16), queue, policy));
     }
-    let round = |plane: &mut Plane, now_s| {
+    let round = |plane: &mut Plane, now_s: u32| {
         for port in [4, 3, 2, 1, 0] {
-            while plane.batch(PortId(port), now_s) == RxEnd::More {}
+            while plane.batch(PortId(port), u64::from(now_s) * 1_000_000_000) == RxEnd::More {}
         }
         let mut news = 0;
         plane.share_news(|_, _| {
@@ -154,11 +158,14 @@ fn batches_allocate_nothing() {
     for now_s in 1..100 {
         news += round(&mut plane, now_s);
     }
+    plane.end_burst(u64::MAX);
     let allocated = sys::allocations() - before;
     let after = plane.books();
     assert_eq!(allocated, 0);
     // All of it happened while nothing was allocated.
     assert!(after.balanced() && after.resting == 0 && news > 0);
+    let slot = plane.topology.get(PortId(4)).expect("it is there");
+    assert!(slot.counters.promoted.packets > 0);
     assert!(after.absorbed_by_merging > books.absorbed_by_merging);
     assert!(after.made_by_segmentation > books.made_by_segmentation);
     assert!(after.flood_copies > books.flood_copies && after.dropped > books.dropped);

@@ -56,7 +56,7 @@ impl Rig {
             handle
         };
         let open = Policy {
-            coalesce: Coalesce::Off,
+            coalesce: Coalesce::Off.into(),
             takes: Caps::ALL,
             mtu: 65535,
         };
@@ -72,7 +72,7 @@ impl Rig {
 
     fn run(&mut self, port: u16) {
         self.plane.batch(PortId(port), 0);
-        self.plane.end_burst();
+        self.plane.end_burst(0);
     }
 
     /// What comes out when these go in, in one burst.
@@ -252,7 +252,7 @@ fn every_pair_of_ports_is_treated_as_explained() {
         for takes in all_caps() {
             for coalesce in Coalesce::ALL {
                 let policy = Policy {
-                    coalesce,
+                    coalesce: coalesce.into(),
                     takes,
                     mtu: to_mtu,
                 };
@@ -278,7 +278,7 @@ fn every_kind_has_a_sample() {
     // A sample that the engine refuses would read as "not handed".
     for (from_mtu, to_mtu) in [(65535, 1500), (65535, 65533), (9000, 68), (1500, 1500)] {
         let policy = Policy {
-            coalesce: Coalesce::Gro,
+            coalesce: Coalesce::Gro.into(),
             takes: Caps::NONE,
             mtu: to_mtu,
         };
@@ -299,7 +299,7 @@ fn every_kind_has_a_sample() {
 #[test]
 fn reasons_name_the_port_that_lacks_something() {
     let policy = Policy {
-        coalesce: Coalesce::Gro,
+        coalesce: Coalesce::Gro.into(),
         takes: Caps::new(true, false, true, false, true),
         mtu: 1500,
     };

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use hosts::{Net, Setup, Side, Tested, config, open, start};
 use jumbo_engine::arena::{Arena, SliceMemory};
 use jumbo_engine::checksum::Kernels;
+use jumbo_engine::coalesce::End;
 use jumbo_engine::complete::{complete, plan};
 use jumbo_engine::packet::{Frag, Link as EngineLink, Tag};
 use jumbo_engine::pending::Caps;
@@ -59,6 +60,8 @@ fn main() -> ExitCode {
             udp_super_packets_arrive_as_datagrams,
             datagrams_left_to_be_fragmented_arrive_whole,
             a_kernel_takes_more_than_an_ip_length_can_say,
+            packets_held_over_bursts_arrive_in_fewer,
+            idle_worker_with_a_hold_time_sleeps,
             every_ping_is_answered,
             unplugged_port_costs_only_its_own_traffic,
             device_moves_into_another_namespace,
@@ -114,6 +117,7 @@ fn tcp_passes_between_all_pairs_of_offloads() -> Outcome {
                 workers: 1 + (i + j) % 2,
                 mtu: [1500, 9000][i / 2 % 2],
                 coalesce: [Coalesce::Gro, Coalesce::Off][j / 2 % 2],
+                hold_ns: [0, 300_000][i % 2],
             };
             let net = Net::new(setup, &[*one, *two])?;
             let family = [Family::V4, Family::V6][(i / 3 + j / 3 + i + j) % 2];
@@ -142,6 +146,7 @@ fn tcp_passes_in_every_setting() -> Outcome {
                         workers,
                         mtu,
                         coalesce,
+                        ..Setup::USUAL
                     };
                     let net = Net::new(setup, &sides)?;
                     both_families(&net, 10, 200_000)?;
@@ -278,6 +283,44 @@ fn datagrams_left_to_be_fragmented_arrive_whole() -> Outcome {
     Ok(())
 }
 
+/// Datagrams that come one by one: without a hold time each is a burst of its own.
+fn packets_held_over_bursts_arrive_in_fewer() -> Outcome {
+    let one_by_one = Side {
+        hands: Caps::NONE,
+        takes: Caps::ALL,
+    };
+    for workers in [1, 2] {
+        let setup = Setup {
+            workers,
+            hold_ns: 5_000_000,
+            ..Setup::USUAL
+        };
+        let net = Net::new(setup, &[one_by_one; 2])?;
+        for family in [Family::V4, Family::V6] {
+            let spec = UdpSpec {
+                family,
+                payload_len: 1000,
+                count: 1500,
+                rate_pps: Some(5000),
+                ..UdpSpec::default()
+            };
+            let report = udp(&net.hosts[0], &net.hosts[1], &spec)?;
+            assert_eq!(
+                (report.received, report.intact, report.reordered),
+                (1500, Some(true), 0)
+            );
+        }
+        let counters = rest(&net.switch, &[]).ports[1].counters.clone();
+        let tx = counters.tx;
+        assert!(tx.data_segments > 4 * tx.data_packets, "{tx:?}");
+        assert!(counters.ends.get(End::HoldTime) > 0 && counters.promoted.packets > 0);
+        // Held or not, what TCP sends arrives, both ways at once.
+        both_families(&net, 2, 3_000_000)?;
+        rest(&net.switch, &[]);
+    }
+    Ok(())
+}
+
 /// A station that speaks TCP by hand, so that what is sent comes in one burst.
 struct ByHand {
     guest: MemHandle,
@@ -359,6 +402,22 @@ fn a_kernel_takes_more_than_an_ip_length_can_say() -> Outcome {
         );
         assert_eq!(new, (1, 300), "in one piece");
     }
+    Ok(())
+}
+
+/// A hold time costs nothing while nothing is held.
+fn idle_worker_with_a_hold_time_sleeps() -> Outcome {
+    let setup = Setup {
+        hold_ns: 50_000,
+        ..Setup::USUAL
+    };
+    let net = Net::new(setup, &[Side::ALL; 2])?;
+    both_families(&net, 1, 100_000)?;
+    let before = rest(&net.switch, &[]).wakes;
+    std::thread::sleep(Duration::from_secs(1));
+    let wakes = net.switch.state()?.wakes - before;
+    // A timer of 50 us that went on would wake it some 20'000 times.
+    assert!(wakes < 100, "{wakes} wake-ups");
     Ok(())
 }
 

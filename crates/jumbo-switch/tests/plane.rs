@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use jumbo_engine::arena::{HEAD_WANTED, Pieces};
-use jumbo_engine::coalesce::End;
+use jumbo_engine::coalesce::{CwrRule, End};
 use jumbo_engine::complete::Fault;
 use jumbo_engine::packet::{Frag, Link as EngineLink, Packet};
 use jumbo_engine::pending::Caps;
@@ -23,7 +23,7 @@ use jumbo_switch::fdb::Station;
 use jumbo_switch::forward::Stay;
 use jumbo_switch::path::Plane;
 use jumbo_switch::switch::{State, Switch, SwitchConfig};
-use jumbo_switch::topology::{Coalesce, Policy, PortId, Slot};
+use jumbo_switch::topology::{Coalesce, Coalescing, Policy, PortId, Slot};
 use jumbo_testkit::oracle::{self, GsoKind, VnetForm, vnet_gso};
 use jumbo_testkit::script::{IpId, TcpStream, UdpStream, interleave};
 use jumbo_testkit::{Link, PacketBuilder, tcp_flags};
@@ -403,6 +403,101 @@ fn each_port_coalesces_by_its_own_rules() {
         assert_eq!(rsc(1).coalesced_packets, 0);
         assert!(state.books.balanced());
     });
+}
+
+/// CWR on some segments of a stream, under each policy: how many packets leave towards a port that
+/// takes all there is, and that a port without ECN gets what came.
+#[test]
+fn cwr_is_merged_by_the_port_s_policy_and_cut_in_step() {
+    let on_none = Caps::new(true, true, true, false, false);
+    let stream = |to: u8, with_cwr: [bool; 4]| {
+        let packet = |(index, cwr): (u32, bool)| {
+            let flags = tcp_flags::ACK | if cwr { tcp_flags::CWR } else { 0 };
+            let packet = from_to(0, to).seq(1 + 100 * index).flags(flags);
+            packet.id(index as u16).payload_len(100).build()
+        };
+        (0..).zip(with_cwr).map(packet).collect::<Vec<_>>()
+    };
+    let first = [true, false, false, false];
+    let all = [true; 4];
+    for (cwr, of_first, of_all) in [
+        (CwrRule::Equal, 2, 1),
+        (CwrRule::FirstOnly, 1, 4),
+        (CwrRule::Never, 2, 4),
+    ] {
+        for (with_cwr, expected) in [(first, of_first), (all, of_all)] {
+            let mut rig = PlaneRig::new(&[Caps::ALL, Caps::ALL, on_none]);
+            for port in [1, 2] {
+                let id = PortId(port);
+                rig.plane.hear(Station::untagged(mac(port as u8)), id, 0);
+                let slot = rig.plane.topology.get_mut(id).expect("it is there");
+                slot.policy.coalesce.cwr = cwr;
+                for packet in stream(port as u8, with_cwr) {
+                    rig.handles[0].put(&PLAIN, &packet);
+                }
+            }
+            rig.run(0);
+            let taken = rig.handles[1].taken();
+            // The virtio header cannot say that all have it: then it is cut here.
+            let cut = cwr == CwrRule::Equal && with_cwr == all;
+            assert_eq!(
+                taken.len(),
+                if cut { 4 } else { expected },
+                "{cwr:?} {with_cwr:?}"
+            );
+            assert_eq!(
+                rig.plane
+                    .topology
+                    .get(PortId(1))
+                    .unwrap()
+                    .counters
+                    .software_segmented,
+                cut.into()
+            );
+            let bytes: Vec<_> = rig.handles[2].taken().iter().map(finished).collect();
+            let sent = stream(2, with_cwr);
+            let cut = |bytes: &Vec<u8>| bytes.len() > sent[0].len();
+            // Whole aggregates without CWR may leave; with it, none does.
+            let plain = bytes.iter().filter(|bytes| cut(bytes));
+            assert!(plain.into_iter().all(|bytes| bytes[47] & 0x80 == 0));
+            let payload = oracle::stream_bytes(Link::Ethernet, &bytes).unwrap();
+            assert_eq!(
+                payload,
+                oracle::stream_bytes(Link::Ethernet, &sent).unwrap()
+            );
+            let marked = |packets: &[Vec<u8>]| packets.iter().filter(|p| p[47] & 0x80 != 0).count();
+            assert_eq!(marked(&bytes), marked(&sent), "{cwr:?} {with_cwr:?}");
+        }
+    }
+}
+
+#[test]
+fn lro_makes_no_longer_packets_than_it_is_told() {
+    for (l3_total_max, packets) in [(65_535, 1), (1040, 2), (1039, 3), (140, 20), (139, 20)] {
+        let mut rig = PlaneRig::new(&[Caps::ALL; 2]);
+        rig.plane.hear(Station::untagged(mac(1)), PortId(1), 0);
+        let slot = rig.plane.topology.get_mut(PortId(1)).expect("it is there");
+        slot.policy.coalesce = Coalescing {
+            l3_total_max,
+            ..Coalesce::Lro.into()
+        };
+        for packet in TcpStream::new(from_to(0, 1))
+            .mss(100)
+            .segments(20)
+            .packets()
+        {
+            rig.handles[0].put(&PLAIN, &packet);
+        }
+        rig.run(0);
+        let taken = rig.handles[1].taken();
+        let longest = taken
+            .iter()
+            .map(|packet| packet.bytes.len() - 14)
+            .max()
+            .unwrap();
+        assert!(longest <= l3_total_max.max(140) as usize);
+        assert_eq!(taken.len(), packets, "{l3_total_max}");
+    }
 }
 
 #[test]
@@ -1026,7 +1121,7 @@ impl PlaneRig {
 
     fn insert(&mut self, index: usize, queue: Box<dyn Queue>, takes: Caps, mtu: usize) {
         let policy = Policy {
-            coalesce: Coalesce::Gro,
+            coalesce: Coalesce::Gro.into(),
             takes,
             mtu,
         };

@@ -67,7 +67,7 @@ impl Rig {
 
     fn insert(&mut self, queue: Box<dyn Queue>, takes: Caps) {
         let policy = Policy {
-            coalesce: Coalesce::Gro,
+            coalesce: Coalesce::Gro.into(),
             takes,
             mtu: 1500,
         };

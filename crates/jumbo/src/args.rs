@@ -139,6 +139,11 @@ Keys of a port, the same on the command line and in the file:
   coalesce  off, gro, lro, rsc or rsc-qemu, for packets leaving by this port [default: gro]
   peer      terminates or forwards: whether the other end ends its TCP connections itself;
             lro and rsc need one that terminates [default: forwards]
+  hold      how long aggregates may rest beyond their burst, 1us to 100ms; not with rsc
+            [default: they leave when nothing more is ready]
+  cwr       equal, first or never: which packets of a gro aggregate may carry TCP's CWR; all or none
+            (AccECN), the first (RFC 3168), or it stays alone [default: equal]
+  lro_max   largest IP packet that lro makes, 68 to 65535 bytes [default: 65535]
   offload   on or off: csum, tso and uso together [default: on]
   csum      on or off: checksums may be left to whoever takes the packet
   tso       on or off: TCP super-packets; needs csum

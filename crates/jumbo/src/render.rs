@@ -240,6 +240,17 @@ fn port(port: &PortStatus, width: Width) -> String {
             count(port.software_checksums),
         );
     }
+    if port.hold_us > 0 {
+        let _ = writeln!(
+            text,
+            "\nheld on their way to it for up to {} us: {} packets now ({} bytes); copied for that so far: {} packets, {} bytes",
+            count(port.hold_us.into()),
+            count(port.resting.packets),
+            count(port.resting.bytes),
+            count(port.promoted.packets),
+            count(port.promoted.bytes),
+        );
+    }
     if let Some(dropped) = port.device_dropped.as_ref().filter(|d| d.rx + d.tx > 0) {
         let _ = writeln!(
             text,

@@ -17,17 +17,18 @@ use jumbo_ports::queue;
 use jumbo_ports::queue::Presence;
 use jumbo_ports::tap::{self, TapConfig, TapError};
 use jumbo_ports::vhost::{self, Notice, RollCall, VhostConfig};
-use jumbo_switch::counters::PortCounters;
+use jumbo_switch::counters::{Gauge, PortCounters};
 use jumbo_switch::switch::{self, Event, Switch as Workers, SwitchConfig, SwitchError};
-use jumbo_switch::topology::{self, PortId, TunnelMode};
+use jumbo_switch::topology::{self, Coalescing, PortId, TunnelMode};
 
 use crate::config;
-use crate::config::values::{Mtu, Spin};
+use crate::config::values::{Cwr, Hold, Mtu, Spin};
 use crate::control::socket;
 use crate::error::CliError;
 use crate::switch_api::{
     Books, Capability, Fdb, FdbEntry, Offload, PathReport, PortKind, PortSpec, PortState,
-    PortStatus, ReasonCount, Removed, RscStatus, RunConfig, Snapshot, StopCause, Switch, Traffic,
+    PortStatus, ReasonCount, Removed, Rest, RscStatus, RunConfig, Snapshot, StopCause, Switch,
+    Traffic,
 };
 use crate::{output, wire};
 use jumbo_ports::wrap::capture::Recorder;
@@ -263,6 +264,16 @@ pub(crate) fn caps(offload: Offload) -> Caps {
     Caps::new(csum, tso, tso, tso, uso)
 }
 
+/// How packets that leave by the port are coalesced.
+fn coalescing(spec: &PortSpec) -> Coalescing {
+    Coalescing {
+        cwr: spec.cwr.0,
+        l3_total_max: spec.lro_max.get().into(),
+        hold_ns: spec.hold.map_or(0, Hold::ns),
+        ..spec.coalesce.0.into()
+    }
+}
+
 fn refused(error: SwitchError) -> CliError {
     match error {
         SwitchError::TooManyPorts | SwitchError::MixedLinks | SwitchError::TooManyRaw => {
@@ -300,7 +311,7 @@ impl Live {
         let file = wire::capture_file(&spec)?;
         // Held until the name is known: the port may have news at once.
         let mut names = self.names.lock();
-        let id = self.switch.add(port, spec.coalesce.0).map_err(refused)?;
+        let id = self.switch.add(port, coalescing(&spec)).map_err(refused)?;
         let named = Named {
             name: spec.name.as_str().to_owned(),
             told_gone: false,
@@ -549,12 +560,32 @@ fn status(port: &switch::PortState, name: &str, drops: &device::Drops) -> PortSt
         flooded: port.counters.flooded,
         software_segmented: port.counters.software_segmented,
         software_checksums: port.counters.software_checksums,
-        coalesce: port.coalesce.name().to_owned(),
+        coalesce: port.coalesce.kind.name().to_owned(),
+        hold_us: port.coalesce.hold_ns / 1000,
+        cwr: cwr(port.coalesce),
+        coalesce_max: match port.coalesce.kind {
+            topology::Coalesce::Off => 0,
+            _ => port.coalesce.l3_total_max.into(),
+        },
+        resting: rest(port.resting),
+        promoted: rest(port.counters.promoted),
         lossy_segmented: port.counters.lossy_segmented,
-        rsc: (!port.coalesce.is_lossless()).then(|| rsc(&port.counters.rsc)),
+        rsc: (!port.coalesce.kind.is_lossless()).then(|| rsc(&port.counters.rsc)),
         waits: port.counters.waits,
         announced: port.counters.announced,
         reasons: reasons(&port.counters),
+    }
+}
+
+fn cwr(coalesce: Coalescing) -> Option<String> {
+    let gro = coalesce.kind == topology::Coalesce::Gro;
+    gro.then(|| Cwr(coalesce.cwr).to_string())
+}
+
+fn rest(gauge: Gauge) -> Rest {
+    Rest {
+        packets: gauge.packets,
+        bytes: gauge.bytes,
     }
 }
 

@@ -7,8 +7,8 @@ use jumbo_ports::wrap::capture::Recorder;
 use serde::{Deserialize, Serialize};
 
 use crate::config::values::{
-    CaptureFile, Coalesce, DeviceName, Fanout, FaultSpec, FdbAge, Mtu, PortName, Queues,
-    SocketPath, Spin, Tunnels, Workers, XdpMode, XdpPass,
+    CaptureFile, Coalesce, Cwr, DeviceName, Fanout, FaultSpec, FdbAge, Hold, LroMax, Mtu, PortName,
+    Queues, SocketPath, Spin, Tunnels, Workers, XdpMode, XdpPass,
 };
 use crate::error::CliError;
 
@@ -35,6 +35,12 @@ pub(crate) struct PortSpec {
     pub(crate) mtu: Option<Mtu>,
     /// Of packets that leave by this port.
     pub(crate) coalesce: Coalesce,
+    /// How long such packets may rest beyond their burst; None: not at all.
+    pub(crate) hold: Option<Hold>,
+    /// What CWR does to them.
+    pub(crate) cwr: Cwr,
+    /// Longest packet `lro` makes of them.
+    pub(crate) lro_max: LroMax,
     pub(crate) offload: Offload,
     /// Where everything that passes it is written to.
     pub(crate) capture: Option<CaptureFile>,
@@ -230,6 +236,21 @@ pub(crate) struct PortStatus {
     /// How packets that leave by it are coalesced: `off`, `gro`, `lro`, `rsc`, `rsc-qemu`.
     #[serde(default)]
     pub(crate) coalesce: String,
+    /// How long an aggregate may rest beyond its burst, in microseconds; 0: not at all.
+    #[serde(default)]
+    pub(crate) hold_us: u32,
+    /// What CWR does under `gro`: `equal`, `first`, `never`; null elsewhere.
+    #[serde(default)]
+    pub(crate) cwr: Option<String>,
+    /// Longest IP packet that is made by merging, in bytes.
+    #[serde(default)]
+    pub(crate) coalesce_max: u64,
+    /// What rests on the way to it, now.
+    #[serde(default)]
+    pub(crate) resting: Rest,
+    /// What was copied so far because it rested.
+    #[serde(default)]
+    pub(crate) promoted: Rest,
     /// Of `software_segmented`, aggregates that could not be cut into what came.
     #[serde(default)]
     pub(crate) lossy_segmented: u64,
@@ -244,6 +265,13 @@ pub(crate) struct PortStatus {
     pub(crate) announced: u64,
     /// Stage, then reason.
     pub(crate) reasons: BTreeMap<String, BTreeMap<String, ReasonCount>>,
+}
+
+/// Packets, a super-packet being one, and bytes of their payload.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Rest {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
 }
 
 /// Drops that the kernel has counted on a device, since the device exists.

@@ -253,9 +253,9 @@ const SAFE: &str = "
 
 | | safe on a port whose peer | latency | CPU |
 |---|---|---|---|
-| `gro` | does anything: it may forward, bridge or route | none added: what is held leaves when nothing more is ready | one masked comparison of the header per packet; the checksum is read only where nobody vouched for it |
+| `gro` | does anything: it may forward, bridge or route | none added: what is held leaves when nothing more is ready, or when the port's `hold` time is over | one masked comparison of the header per packet; the checksum is read only where nobody vouched for it |
 | `lro` | ends its TCP connections; configured with `peer = \"terminates\"` | the same; a sender sees fewer ACKs, and grows its window more slowly | fewer, longer aggregates where acknowledgements or windows move; a head that is rewritten with each packet |
-| `rsc` | ends its TCP connections, such as a Windows host; `peer = \"terminates\"` | the same; duplicate and advancing ACKs are passed on one by one | as `lro` |
+| `rsc` | ends its TCP connections, such as a Windows host; `peer = \"terminates\"` | none added, and `hold` is refused; duplicate and advancing ACKs are passed on one by one | as `lro` |
 | `rsc-qemu` | is being examined, and nothing else | the same; QEMU itself adds up to 300 us, which is not reproduced | as `lro` |
 
 A pure ACK ends what is held under `gro` and goes behind it. Under `lro` one that advances, or that has a larger window,

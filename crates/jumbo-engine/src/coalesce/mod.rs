@@ -8,7 +8,8 @@
 //! known, or passed on alone. What has ended appears in [`Coalescer::ready`], in
 //! an order that never lets a packet overtake its own flow; order between flows
 //! is not kept. [`Coalescer::flush`] ends everything: call it when nothing more
-//! is ready to be received.
+//! is ready to be received. Where a hold time is asked for ([`Towards::hold_ns`]), call
+//! [`Coalescer::end_burst`] instead: it lets rest what may rest, and tells until when.
 //!
 //! Headers of held packets stay in their arena slots; payload is linked, never
 //! copied. Cost is one hash, one set of the table and one masked comparison of
@@ -24,6 +25,7 @@ mod gro;
 mod judge;
 mod lro;
 mod merge;
+mod rest;
 mod rsc;
 mod rules;
 mod table;
@@ -34,6 +36,7 @@ use alloc::vec::Vec;
 pub use door::{Received, Taken};
 pub use gro::GRO;
 pub use lro::LRO;
+pub use rest::{RestBounds, Resting};
 pub use rsc::{RSC, RSC_QEMU, RscStats};
 pub use rules::{
     AckFold, Alone, CwrRule, End, EndsAfter, Field, Held, IpIdRule, MarksRefused, Moving, Push,
@@ -83,6 +86,9 @@ pub struct Towards {
     /// would be segmented again on its way out: work for nothing, so it is not
     /// merged in the first place.
     pub tunnels: Tunnels,
+    /// How long an aggregate may rest beyond its burst, in nanoseconds; 0: it leaves
+    /// when the burst ends ([`Coalescer::end_burst`]).
+    pub hold_ns: u32,
 }
 
 impl Towards {
@@ -109,6 +115,7 @@ impl From<u32> for Towards {
             l3_total_max: u32::MAX,
             big_l3_total_max: 0,
             tunnels: Tunnels::All,
+            hold_ns: 0,
         }
     }
 }
@@ -167,6 +174,8 @@ pub struct Coalescer {
     masks: MaskCache,
     table: Table,
     train: Train,
+    /// The nearest deadline of what rests, or one before it.
+    nearest_ns: u64,
     ready: Vec<Ready>,
     stats: CoalesceStats,
 }
@@ -191,6 +200,7 @@ impl Coalescer {
             masks: MaskCache::new(rules),
             table: Table::new(flows, seed),
             train: Train::none(),
+            nearest_ns: u64::MAX,
             ready: Vec::with_capacity(2 * flows),
             stats: CoalesceStats::default(),
         }
@@ -406,6 +416,7 @@ impl Coalescer {
             flow.segments_max = udp.datagrams_max;
         }
         flow.l3_total_max = l3_total_max;
+        flow.hold_ns = towards.hold_ns;
         self.table.insert(slot, flow);
         Ok(())
     }
@@ -414,18 +425,6 @@ impl Coalescer {
     pub fn flush(&mut self, arena: &mut Arena, reason: End) {
         while let Some(flow) = self.table.oldest() {
             self.end(arena, flow, reason);
-        }
-    }
-
-    /// Ends the held flows of one [`Packet::origin`], oldest first: that queue
-    /// has nothing more, others may. Linear in the flows held.
-    pub fn flush_origin(&mut self, arena: &mut Arena, origin: u32, reason: End) {
-        let mut next = self.table.oldest();
-        while let Some(flow_id) = next {
-            next = self.table.newer(flow_id);
-            if arena.packet(self.table.flow(flow_id).head).origin == origin {
-                self.end(arena, flow_id, reason);
-            }
         }
     }
 

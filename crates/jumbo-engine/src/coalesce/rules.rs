@@ -78,8 +78,12 @@ reasons! {
         TunnelIdIrregular = "tunnel_id_irregular",
         /// Another flow needed the place: the oldest left.
         TableFull = "table_full",
-        /// The forwarding table changed.
+        /// The forwarding table changed, or the ports.
         ForwardingChanged = "forwarding_changed",
+        /// It had rested as long as its port's hold time allows.
+        HoldTime = "hold_time",
+        /// More rested than may: the oldest left before its hold time was over.
+        HoldLimit = "hold_limit",
     }
 }
 

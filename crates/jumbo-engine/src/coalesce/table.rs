@@ -15,6 +15,8 @@ use crate::tunnel;
 
 const WAYS: usize = 8;
 const NONE: u16 = u16::MAX;
+/// The deadline of a flow that does not rest.
+const AWAKE: u64 = u64::MAX;
 /// Most flows a table can hold: indices are 16 bits, one value means none.
 pub const FLOWS_MAX: usize = 32768;
 
@@ -55,15 +57,17 @@ pub(crate) struct Flow {
     /// Length of its network header, if comparing is all that packets which come by the fast
     /// door need, else 0.
     pub(crate) door: u8,
+    way: u8,
+    set: u16,
     /// Pure ACKs whose values it took over.
     pub(crate) acks: u16,
     /// Hash of the address pair.
     pub(crate) pair: u32,
-    set: u16,
-    way: u8,
     older: u16,
     newer: u16,
     born: u32,
+    /// How long it may rest beyond its burst; 0: not at all. Nanoseconds.
+    pub(crate) hold_ns: u32,
 }
 
 /// How the IPv4 ID goes on, as the second packet decided.
@@ -113,6 +117,9 @@ pub struct Slot {
 pub(crate) struct Table {
     sets: Box<[Set]>,
     flows: Box<[Flow]>,
+    /// Until when each flow rests, by the caller's clock; [`AWAKE`] if its burst still lasts.
+    deadlines_ns: Box<[u64]>,
+    resting: usize,
     free: u16,
     oldest: u16,
     newest: u16,
@@ -183,6 +190,7 @@ impl Flow {
         older: NONE,
         newer: NONE,
         born: 0,
+        hold_ns: 0,
     };
 
     /// Takes in a segment under plain rules. Returns whether that may have been the last.
@@ -217,6 +225,8 @@ impl Table {
         Self {
             sets: vec![Set::EMPTY; sets].into_boxed_slice(),
             flows: slab,
+            deadlines_ns: vec![AWAKE; flows].into_boxed_slice(),
+            resting: 0,
             free: 0,
             oldest: NONE,
             newest: NONE,
@@ -415,7 +425,35 @@ impl Table {
         self.flow_mut(id).newer = self.free;
         self.free = id.0;
         self.held -= 1;
+        if flow.hold_ns != 0 {
+            let deadline_ns = &mut self.deadlines_ns[usize::from(id.0)];
+            let rested = core::mem::replace(deadline_ns, AWAKE) != AWAKE;
+            self.resting -= usize::from(rested);
+        }
         flow
+    }
+
+    /// The end of a flow's burst: it may rest, and how long is settled the first time. Returns until when.
+    pub(crate) fn rest(&mut self, id: FlowId, now_ns: u64) -> u64 {
+        let hold_ns = u64::from(self.flow(id).hold_ns);
+        let deadline_ns = &mut self.deadlines_ns[usize::from(id.0)];
+        if *deadline_ns == AWAKE {
+            *deadline_ns = now_ns.saturating_add(hold_ns).min(AWAKE - 1);
+            self.resting += 1;
+        }
+        *deadline_ns
+    }
+
+    /// Until when a flow rests; `None` if it does not.
+    pub(crate) fn rests_until(&self, id: FlowId) -> Option<u64> {
+        let deadline_ns = self.deadlines_ns[usize::from(id.0)];
+        (deadline_ns != AWAKE).then_some(deadline_ns)
+    }
+
+    /// How many rest.
+    #[inline]
+    pub(crate) fn resting(&self) -> usize {
+        self.resting
     }
 
     #[inline]
@@ -449,6 +487,12 @@ fn equal_lanes(tags: u64, tag: u16) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A flow is one cache line: more would cost every packet.
+    #[test]
+    fn flow_is_one_cache_line() {
+        assert_eq!(core::mem::size_of::<Flow>(), 64);
+    }
 
     /// Flows that share a set, told apart by their sequence number.
     fn crowd(table: &mut Table, count: u32) {

@@ -5,10 +5,11 @@ pub(crate) mod lossy;
 pub(crate) mod reference;
 pub(crate) mod tunnel;
 
-use jumbo_engine::arena::{Admitted, Arena, HEAD_WANTED, SliceMemory};
+use jumbo_engine::arena::{Admitted, Arena, HEAD_WANTED, PacketId, SliceMemory};
 use jumbo_engine::checksum::Kernels;
 use jumbo_engine::coalesce::{
-    Alone, CoalesceStats, Coalescer, End, GRO, Offer, Ready, Received, Rules, Taken,
+    Alone, CoalesceStats, Coalescer, End, GRO, Offer, Ready, Received, RestBounds, Resting, Rules,
+    Taken, Towards,
 };
 use jumbo_engine::complete::{Fault, Plan, complete, plan};
 use jumbo_engine::packet::{Frag, Link, Packet};
@@ -84,6 +85,10 @@ pub(crate) struct Rig {
     pub(crate) gro: Coalescer,
     /// Where each input begins and ends in `memory`.
     pub(crate) places: Vec<(usize, usize)>,
+    /// Payload that was moved to where it may rest: from, to, of which input; in order.
+    moved: Vec<(usize, usize, usize)>,
+    /// Hold times, taken in turn by the packets that are held. Nanoseconds.
+    pub(crate) holds_ns: Vec<u32>,
     whys: Vec<Why>,
     pub(crate) done: Vec<Delivered>,
 }
@@ -104,6 +109,8 @@ impl Rig {
             arena: Arena::new(256, 2048),
             gro: Coalescer::new(rules, flows, 0x5eed),
             places: Vec::new(),
+            moved: Vec::new(),
+            holds_ns: vec![0],
             whys: Vec::new(),
             done: Vec::new(),
         }
@@ -236,7 +243,11 @@ impl Rig {
                 let before = self.gro.stats().clone();
                 let memory = SliceMemory::new(&self.memory, Kernels::portable());
                 let arena = &mut self.arena;
-                let held = self.gro.hold(arena, admitted.id, slot, index, &memory);
+                let towards = Towards {
+                    hold_ns: self.holds_ns[index as usize % self.holds_ns.len()],
+                    ..Towards::from(index)
+                };
+                let held = self.gro.hold(arena, admitted.id, slot, towards, &memory);
                 self.note_ended(&before);
                 if let Err(alone) = held {
                     self.gro.ready().push(Ready::alone(admitted.id, index));
@@ -270,6 +281,50 @@ impl Rig {
         self.gro.flush(&mut self.arena, reason);
         self.note_ended(&before);
         assert_eq!(self.gro.held(), 0);
+        self.leave();
+        assert_eq!(self.arena.live(), 0, "every packet left");
+    }
+
+    /// Ends the burst but for what may rest, which is moved: the burst's memory is worth nothing afterwards.
+    pub(crate) fn end_burst(&mut self, now_ns: u64, bounds: RestBounds) {
+        self.gro.end_burst(&mut self.arena, None, now_ns, bounds);
+        for ready in &self.gro.ready()[self.whys.len()..] {
+            self.whys
+                .push(Why::Ended(ready.ended.expect("it was held")));
+        }
+        self.leave();
+        assert_eq!(
+            self.arena.live(),
+            self.gro.resting_flows(),
+            "the rest rests"
+        );
+        let resting: Vec<Resting> = self.gro.resting().collect();
+        let kept: Vec<_> = resting
+            .into_iter()
+            .map(|resting| self.promote(resting.id))
+            .collect();
+        self.arena.keep_only(&kept);
+        for (start, end) in &self.places {
+            self.memory[*start..*end].fill(0xDD);
+        }
+    }
+
+    fn promote(&mut self, id: PacketId) -> (PacketId, u64) {
+        let start = self.memory.len();
+        for frag in self.arena.payload(id).collect::<Vec<_>>() {
+            for (at, end, member) in self.owners(frag) {
+                let to = self.memory.len();
+                self.memory.extend_from_within(at..end);
+                self.moved.push((to, to + end - at, member));
+            }
+        }
+        // A hole, as between packets.
+        self.memory.extend([0xEE; 3]);
+        (id, start as u64)
+    }
+
+    /// Takes out what is ready.
+    fn leave(&mut self) {
         let ready: Vec<Ready> = self.gro.ready().drain(..).collect();
         assert_eq!(ready.len(), self.whys.len());
         for (ready, why) in ready.into_iter().zip(std::mem::take(&mut self.whys)) {
@@ -277,7 +332,6 @@ impl Rig {
             self.done.push(delivered);
             self.arena.release(ready.id);
         }
-        assert_eq!(self.arena.live(), 0, "every packet left");
     }
 
     fn deliver(&self, ready: Ready, why: Why) -> Delivered {
@@ -336,15 +390,34 @@ impl Rig {
     fn members(&self, ready: Ready) -> Vec<usize> {
         let mut members = vec![ready.out as usize];
         for frag in self.arena.payload(ready.id) {
-            let at = frag.at as usize;
-            let index = self.places.partition_point(|(_, end)| *end <= at);
-            let (start, end) = self.places[index];
-            assert!(start <= at && at + frag.len as usize <= end);
-            if members.last() != Some(&index) {
-                members.push(index);
+            for (_, _, index) in self.owners(frag) {
+                if members.last() != Some(&index) {
+                    members.push(index);
+                }
             }
         }
         members
+    }
+
+    /// Whose payload a piece is: from, to, which input.
+    fn owners(&self, frag: Frag) -> Vec<(usize, usize, usize)> {
+        let (start, end) = (frag.at as usize, frag.at as usize + frag.len as usize);
+        let first = self.moved.partition_point(|(_, to, _)| *to <= start);
+        let moved = self.moved[first..]
+            .iter()
+            .take_while(|(from, _, _)| *from < end);
+        let moved: Vec<_> = moved.copied().collect();
+        if let (Some((from, ..)), Some((_, to, _))) = (moved.first(), moved.last()) {
+            assert!(
+                (*from, *to) == (start, end),
+                "a packet's own payload and no more"
+            );
+            return moved;
+        }
+        let index = self.places.partition_point(|(_, to)| *to <= start);
+        let (from, to) = self.places[index];
+        assert!(from <= start && end <= to);
+        vec![(start, end, index)]
     }
 }
 

@@ -1,114 +1,131 @@
-//! A guest in QEMU and the host behind a TAP.
+//! Guests in QEMU, which listens for the switch.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jumbo_lab::Host;
 use jumbo_lab::ns::NetNs;
-use jumbo_lab::packet_socket::PacketSocket;
-use jumbo_lab::tap::{Tap, TapOffloads, TapSpec};
 use jumbo_lab::vm::{Nic, Qemu, QemuTools, VmSpec};
 use jumbo_testkit::oracle::checksum;
+use jumbo_testkit::virtio::{FrontEnd, VirtioNet};
 
-use crate::own::ms;
+use crate::own::{connections, ms, options};
 use crate::switch::{Plan, Switch};
 use crate::{Result, print};
 
 /// Traffic before and behind each restart.
-const AROUND: Duration = Duration::from_millis(800);
-const PATIENCE: Duration = Duration::from_secs(20);
+const AROUND: Duration = Duration::from_millis(600);
+const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(crate) fn measure(jumbo: &Path, packed: bool, restarts: usize) -> Result<()> {
+fn nic(socket: &Path, packed: bool) -> Nic {
+    let nic = Nic::vhost_user(socket).server();
+    if packed { nic.packed() } else { nic }
+}
+
+fn ports(sockets: [&Path; 2]) -> [String; 2] {
+    sockets.map(|socket| format!("vhost-user:{},client", socket.display()))
+}
+
+/// The kernel of a guest answers questions of a card of ours.
+pub(crate) fn echoes(jumbo: &Path, packed: bool, restarts: usize) -> Result<()> {
     let tools = QemuTools::find()?;
     let folder = tempfile::tempdir()?;
-    let host = Host::inside(NetNs::new()?, 1);
-    let tap = Tap::create(&host.ns, &TapSpec::new("t0", TapOffloads::TSO))?;
-    tap.persist()?;
-    drop(tap);
-    host.plug("t0")?;
-    let socket = folder.path().join("a");
-    let ports = [
-        format!("vhost-user:{},client", socket.display()),
-        "tap:t0".into(),
-    ];
-    let nic = Nic::vhost_user(&socket).server();
-    let nic = if packed { nic.packed() } else { nic };
-    let mut vm = Qemu::spawn(&tools, &VmSpec::new().number(11).nic(nic))?;
-    let mut switch = Plan::new(jumbo, folder.path(), &host.ns, &ports).start()?;
+    let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
+    let came = connections(&b)?;
+    let mut vm = Qemu::spawn(&tools, &VmSpec::new().number(11).nic(nic(&a, packed)))?;
+    let plan = Plan::new(jumbo, folder.path(), &NetNs::here()?, &ports([&a, &b]));
+    let mut switch = plan.start()?;
+    let net = VirtioNet::start(came.recv_timeout(PATIENCE)?, options(packed))?;
+    let mut card = Asker {
+        net,
+        came,
+        next: Instant::now(),
+        last: None,
+        gap: Duration::ZERO,
+    };
     vm.wait_ready()?;
     vm.ok("ip addr add 10.0.0.11/24 dev eth0 && ip link set eth0 up")?;
-    vm.ok("for i in $(seq 10); do ping -c 1 -W 5 10.0.0.1 && exit; done; exit 1")?;
-    let streams: [(&str, Begin); 3] = [
-        ("ICMP echoes of the guest", echoes),
-        ("TCP from the guest", tcp_out),
-        ("TCP round trips from the host", tcp_echo),
-    ];
-    for (name, begin) in streams {
-        let mut gaps = Vec::new();
-        for _ in 0..restarts {
-            gaps.push(ms(gap(&mut switch, begin(&host, &mut vm)?)?));
-        }
-        print(name, "ms", &gaps);
+    vm.ok("arp -s 10.0.0.1 02:00:00:00:00:01")?;
+    let mut gaps = Vec::new();
+    for _ in 0..restarts {
+        gaps.push(ms(card.gap(&mut switch)?));
     }
+    print("echoes of the guest", "ms", &gaps);
     Ok(())
 }
 
-/// Begins a stream; returns what waits for its next arrival.
-type Begin = fn(&Host, &mut Qemu) -> Result<Arrival>;
-type Arrival = Box<dyn FnMut() -> std::io::Result<()> + Send>;
-
-/// The longest time without an arrival while the switch is killed and comes back.
-fn gap(switch: &mut Switch, mut arrival: Arrival) -> Result<Duration> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = stop.clone();
-    let reader = thread::spawn(move || -> std::io::Result<Duration> {
-        let (mut gap, mut last) = (Duration::ZERO, None);
-        while !stopped.load(Ordering::Relaxed) {
-            arrival()?;
-            let now = Instant::now();
-            gap = gap.max(last.map_or(Duration::ZERO, |last| now - last));
-            last = Some(now);
-        }
-        Ok(gap)
-    });
-    thread::sleep(AROUND);
-    switch.restart()?;
-    thread::sleep(AROUND);
-    stop.store(true, Ordering::Relaxed);
-    Ok(reader.join().expect("no panic")?)
+/// A card that asks a guest each millisecond.
+struct Asker {
+    net: VirtioNet,
+    came: Receiver<FrontEnd>,
+    next: Instant,
+    last: Option<Instant>,
+    gap: Duration,
 }
 
-/// A question each millisecond, whatever becomes of the one before; an arrival is an answer of the guest's kernel.
-fn echoes(host: &Host, _: &mut Qemu) -> Result<Arrival> {
-    let ours = host.links()?.get("t0")?.mac.unwrap_or_default();
-    let question = echo_request(ours);
-    let socket = PacketSocket::open(&host.ns, "t0", false)?;
-    Ok(Box::new(move || {
-        let end = Instant::now() + PATIENCE;
-        while Instant::now() < end {
-            // Nobody takes it while the switch is not there.
-            let _ = socket.send(&question);
-            while let Ok(Some(packet)) = socket.recv(Duration::from_millis(1)) {
-                let is_answer = packet.get(6..12) == Some(&GUEST_MAC) && packet.get(34) == Some(&0);
-                if is_answer && packet.get(23) == Some(&ICMP) {
-                    return Ok(());
+impl Asker {
+    /// The longest time between two answers while the switch is killed and comes back.
+    fn gap(&mut self, switch: &mut Switch) -> Result<Duration> {
+        self.run_for(AROUND)?;
+        if self.last.is_none() {
+            return Err("the guest does not answer".into());
+        }
+        self.gap = Duration::ZERO;
+        thread::scope(|scope| -> Result<()> {
+            let restarted = scope.spawn(|| switch.restart().map_err(|error| error.to_string()));
+            let end = Instant::now() + PATIENCE;
+            loop {
+                self.step()?;
+                if let Ok(front) = self.came.try_recv() {
+                    self.net.reconnect(front)?;
+                    break;
+                }
+                if Instant::now() > end {
+                    return Err("the switch did not come back".into());
+                }
+            }
+            Ok(restarted.join().expect("no panic")?)
+        })?;
+        self.run_for(AROUND)?;
+        // The guest may be later than the card.
+        self.run_for(AROUND)?;
+        Ok(self.gap)
+    }
+
+    fn run_for(&mut self, time: Duration) -> Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < time {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<()> {
+        if Instant::now() >= self.next {
+            // A full ring: the switch is not there.
+            self.net.try_send(0, &[0; 12], &echo_request())?;
+            self.next = Instant::now() + Duration::from_millis(1);
+        }
+        while let Some(received) = self.net.try_recv()? {
+            let packet = received.packet;
+            if packet.get(23) == Some(&ICMP) && packet.get(34) == Some(&0) {
+                let now = Instant::now();
+                if let Some(last) = self.last.replace(now) {
+                    self.gap = self.gap.max(now - last);
                 }
             }
         }
-        Err(ErrorKind::TimedOut.into())
-    }))
+        // Leaves the guest some of this processor.
+        thread::sleep(Duration::from_micros(50));
+        Ok(())
+    }
 }
 
-const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 11, 0];
 const ICMP: u8 = 1;
 
 /// RFC 792, from 10.0.0.1 to 10.0.0.11.
-fn echo_request(ours: [u8; 6]) -> Vec<u8> {
+fn echo_request() -> Vec<u8> {
     let mut ip = vec![0x45, 0, 0, 28, 0, 0, 0x40, 0, 64, ICMP, 0, 0];
     ip.extend([10, 0, 0, 1, 10, 0, 0, 11]);
     let sum = checksum(&ip);
@@ -116,49 +133,56 @@ fn echo_request(ours: [u8; 6]) -> Vec<u8> {
     let mut icmp = vec![8, 0, 0, 0, 0, 1, 0, 1];
     let sum = checksum(&icmp);
     icmp[2..4].copy_from_slice(&sum.to_be_bytes());
-    [&GUEST_MAC[..], &ours, &[8, 0], &ip, &icmp].concat()
+    let (theirs, ours) = ([0x52, 0x54, 0, 0, 11, 0], [2, 0, 0, 0, 0, 1]);
+    [&theirs[..], &ours, &[8, 0], &ip, &icmp].concat()
 }
 
-/// As fast as the guest sends.
-fn tcp_out(host: &Host, vm: &mut Qemu) -> Result<Arrival> {
-    let listener = host.ns.run(|| TcpListener::bind("10.0.0.1:0"))??;
-    let port = listener.local_addr()?.port();
-    vm.ok("killall nc 2> /dev/null; true")?;
-    vm.ok(&format!(
-        "nc 10.0.0.1 {port} < /dev/zero > /dev/null 2>&1 &"
-    ))?;
-    let (mut stream, _) = listener.accept()?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    Ok(Box::new(move || {
-        patiently(|| stream.read(&mut [0; 1 << 16])).map(drop)
-    }))
-}
-
-/// Again where a process that was stopped goes on.
-fn patiently<T>(mut act: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
-    loop {
-        match act() {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            other => return other,
-        }
+/// A line each ten milliseconds from one guest to another, over TCP; the receiver's clock, which counts hundredths of a
+/// second, says when each came.
+pub(crate) fn tcp(jumbo: &Path, packed: bool, restarts: usize) -> Result<()> {
+    let tools = QemuTools::find()?;
+    let folder = tempfile::tempdir()?;
+    let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
+    let mut guests = Vec::new();
+    for (number, socket) in [(11, &a), (12, &b)] {
+        let spec = VmSpec::new().number(number).nic(nic(socket, packed));
+        guests.push(Qemu::spawn(&tools, &spec)?);
     }
+    let plan = Plan::new(jumbo, folder.path(), &NetNs::here()?, &ports([&a, &b]));
+    let mut switch = plan.start()?;
+    for (vm, number) in guests.iter_mut().zip([11, 12]) {
+        vm.wait_ready()?;
+        vm.ok(&format!(
+            "ip addr add 10.0.0.{number}/24 dev eth0 && ip link set eth0 up"
+        ))?;
+    }
+    let [from, to] = &mut guests[..] else {
+        return Err("two guests".into());
+    };
+    from.ok("for i in $(seq 10); do ping -c 1 -W 5 10.0.0.12 && exit; done; exit 1")?;
+    let mut gaps = Vec::new();
+    for _ in 0..restarts {
+        gaps.push(one(&mut switch, from, to)?);
+    }
+    print("TCP from guest to guest", "ms", &gaps);
+    Ok(())
 }
 
-/// A byte there and back.
-fn tcp_echo(host: &Host, vm: &mut Qemu) -> Result<Arrival> {
-    vm.ok("killall nc 2> /dev/null; true")?;
-    vm.ok("nc -l -p 7007 -e cat > /dev/null 2>&1 &")?;
-    let end = Instant::now() + PATIENCE;
-    let mut stream = loop {
-        match host.ns.run(|| TcpStream::connect("10.0.0.11:7007"))? {
-            Err(_) if Instant::now() < end => thread::sleep(Duration::from_millis(100)),
-            other => break other?,
-        }
-    };
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_nodelay(true)?;
-    Ok(Box::new(move || {
-        stream.write_all(b"x")?;
-        patiently(|| stream.read_exact(&mut [0; 1]))
-    }))
+fn one(switch: &mut Switch, from: &mut Qemu, to: &mut Qemu) -> Result<f64> {
+    to.ok(
+        "rm -f /tmp/times; test -e /tmp/never || mkfifo /tmp/never; (nc -l -p 7000 0<> /tmp/never | \
+         while read -r line; do read -r up idle < /proc/uptime; echo $up; done > /tmp/times) > /dev/null 2>&1 &",
+    )?;
+    from.ok(
+        "(sleep 0.3; i=0; while test $i -lt 200; do echo x; usleep 10000; i=$((i + 1)); done | nc 10.0.0.12 7000) \
+         > /dev/null 2>&1 &",
+    )?;
+    thread::sleep(AROUND * 2);
+    switch.restart()?;
+    thread::sleep(AROUND * 2);
+    let times = to.ok("killall nc; sleep 0.1; cat /tmp/times")?;
+    from.ok("killall nc 2> /dev/null; true")?;
+    let times: Vec<f64> = times.lines().filter_map(|line| line.parse().ok()).collect();
+    let gap = times.windows(2).map(|two| two[1] - two[0]).reduce(f64::max);
+    Ok(gap.ok_or("no lines came")? * 1e3)
 }

@@ -2,9 +2,9 @@
 //!
 //! `cargo build --release -p jumbo && cargo run --release -p jumbo-lab --example restart_gap -- --jumbo target/release/jumbo`
 //!
-//! `--works own-split,own-packed,qemu-split,qemu-packed`, `--restarts N` (of each). In the `own` works both cards are the
-//! test kit's driver, which spins, so that nothing is measured but the switch's own return. In the `qemu` works a guest in
-//! software emulation talks to the host behind a TAP, which stays without the switch, but has nobody to take its packets.
+//! `--works own-split,own-packed,…`, `--restarts N` (of each). In the `own` works both cards are the test kit's driver,
+//! which spins, so that nothing is measured but the switch's own return. In the `echo` works such a card asks the kernel of a
+//! guest in QEMU (software emulation) each millisecond, in the `tcp` works two guests talk.
 
 mod guest;
 mod own;
@@ -17,6 +17,8 @@ pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 const USAGE: &str = "restart_gap --jumbo PATH [--restarts N] \
     [--works own-split,own-packed,qemu-split,qemu-packed]";
 
+const WORKS: &str = "own-split,own-packed,echo-split,echo-packed,tcp-split,tcp-packed";
+
 struct Args {
     jumbo: PathBuf,
     restarts: usize,
@@ -27,9 +29,7 @@ fn args() -> Result<Args> {
     let mut args = Args {
         jumbo: PathBuf::new(),
         restarts: 15,
-        works: ["own-split", "own-packed", "qemu-split", "qemu-packed"]
-            .map(String::from)
-            .to_vec(),
+        works: WORKS.split(',').map(String::from).collect(),
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -55,7 +55,8 @@ fn main() -> Result<()> {
         println!("{work}");
         match work.as_str() {
             "own-split" | "own-packed" => own::measure(&args.jumbo, packed, args.restarts)?,
-            "qemu-split" | "qemu-packed" => guest::measure(&args.jumbo, packed, args.restarts)?,
+            "echo-split" | "echo-packed" => guest::echoes(&args.jumbo, packed, args.restarts)?,
+            "tcp-split" | "tcp-packed" => guest::tcp(&args.jumbo, packed, args.restarts)?,
             _ => return Err(USAGE.into()),
         }
     }

@@ -33,7 +33,7 @@ struct Card {
     came: Receiver<FrontEnd>,
 }
 
-fn options(packed: bool) -> Options {
+pub(crate) fn options(packed: bool) -> Options {
     Options {
         packed,
         event_idx: true,
@@ -48,7 +48,7 @@ fn options(packed: bool) -> Options {
 }
 
 /// Takes connections at `path` for as long as somebody wants them.
-fn connections(path: &Path) -> Result<Receiver<FrontEnd>> {
+pub(crate) fn connections(path: &Path) -> Result<Receiver<FrontEnd>> {
     let listener = FrontEndListener::bind(path)?;
     let (tell, told) = channel();
     thread::spawn(move || {
@@ -156,6 +156,7 @@ struct Traffic {
     /// How often each came.
     seen: HashMap<u64, u64>,
     next: Instant,
+    next_back: Instant,
     last: Option<Instant>,
     gap: Duration,
 }
@@ -166,6 +167,7 @@ impl Traffic {
             sent: 0,
             seen: HashMap::new(),
             next: Instant::now(),
+            next_back: Instant::now(),
             last: None,
             gap: Duration::ZERO,
         }
@@ -190,6 +192,12 @@ impl Traffic {
         while let Some(received) = b.net.try_recv()? {
             self.arrived(&received.packet);
         }
+        // So that the switch knows where it is, as a receiver's acknowledgements tell.
+        if Instant::now() >= self.next_back {
+            b.net.try_send(0, &[0; 12], &back())?;
+            self.next_back = Instant::now() + 20 * EVERY;
+        }
+        while a.net.try_recv()?.is_some() {}
         Ok(())
     }
 
@@ -219,6 +227,14 @@ impl Traffic {
             self.gap = self.gap.max(now - last);
         }
     }
+}
+
+fn back() -> Vec<u8> {
+    let packet = PacketBuilder::ethernet().macs([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    packet
+        .ipv4([192, 0, 2, 2], [192, 0, 2, 1])
+        .udp(9, 40_000)
+        .build()
 }
 
 /// Header and packet of a number.

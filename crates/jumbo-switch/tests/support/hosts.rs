@@ -6,7 +6,7 @@ use jumbo_lab::{Host, TestError};
 use jumbo_ports::queue::Port;
 use jumbo_ports::tap::{self, TapConfig};
 use jumbo_switch::switch::{Switch, SwitchConfig};
-use jumbo_switch::topology::{Coalesce, PortId, TunnelMode};
+use jumbo_switch::topology::{Coalesce, Coalescing, PortId, TunnelMode};
 
 pub(crate) type Tested<T> = Result<T, TestError>;
 
@@ -30,6 +30,7 @@ pub(crate) struct Setup {
     pub(crate) workers: usize,
     pub(crate) mtu: usize,
     pub(crate) coalesce: Coalesce,
+    pub(crate) hold_ns: u32,
 }
 
 impl Setup {
@@ -37,6 +38,7 @@ impl Setup {
         workers: 1,
         mtu: 1500,
         coalesce: Coalesce::Gro,
+        hold_ns: 0,
     };
 }
 
@@ -89,8 +91,11 @@ impl Net {
     pub(crate) fn join(&mut self, side: Side, wrap: impl Fn(Port) -> Port) -> Tested<&Host> {
         let host = Host::new(self.hosts.len() as u8 + 1)?;
         let port = open(&host, &config(self.setup, side))?;
-        self.ports
-            .push(self.switch.add(wrap(port), self.setup.coalesce)?);
+        let coalesce = Coalescing {
+            hold_ns: self.setup.hold_ns,
+            ..self.setup.coalesce.into()
+        };
+        self.ports.push(self.switch.add(wrap(port), coalesce)?);
         self.hosts.push(host);
         Ok(&self.hosts[self.hosts.len() - 1])
     }

@@ -99,7 +99,7 @@ pub(crate) fn quiet(switch: &Switch) -> State {
     loop {
         std::thread::sleep(Duration::from_millis(5));
         let state = switch.state().expect("the workers answer");
-        if state.books == before.books {
+        if state.books == before.books && state.books.resting == 0 {
             assert_accounted(&state);
             return state;
         }

@@ -4,11 +4,12 @@ use serde::Deserialize;
 
 use super::typo::explain;
 use super::values::{
-    CaptureFile, Coalesce, DeviceName, Fanout, FaultSpec, Mtu, OnOff, Peer, PortName, Queues,
-    SocketPath, XdpMode, XdpPass,
+    CaptureFile, Coalesce, Cwr, DeviceName, Fanout, FaultSpec, Hold, LroMax, Mtu, OnOff, Peer,
+    PortName, Queues, SocketPath, XdpMode, XdpPass,
 };
 use crate::error::CliError;
 use crate::switch_api::{Offload, PortKind, PortSpec};
+use jumbo_switch::topology;
 
 /// What a port can be: the key that says so in TOML, and the word before the colon of `--port`.
 const KINDS: [&str; 6] = ["tap", "vhost-user", "packet", "xdp", "tun", "auto"];
@@ -52,6 +53,9 @@ pub(super) struct PortKeys {
     mtu: Option<Mtu>,
     coalesce: Option<Coalesce>,
     peer: Option<Peer>,
+    hold: Option<Hold>,
+    cwr: Option<Cwr>,
+    lro_max: Option<LroMax>,
     offload: Option<OnOff>,
     csum: Option<OnOff>,
     tso: Option<OnOff>,
@@ -86,6 +90,7 @@ impl PortKeys {
         let offload = self.offload()?;
         let coalesce = self.coalesce()?;
         let (kind, default_name) = self.kind()?;
+        self.check_coalescing(coalesce.0, offload, &kind)?;
         let name = match self.name {
             Some(name) => name,
             None => default_name.parse().map_err(|error: String| {
@@ -97,6 +102,9 @@ impl PortKeys {
             kind,
             mtu: self.mtu,
             coalesce,
+            hold: self.hold,
+            cwr: self.cwr.unwrap_or_default(),
+            lro_max: self.lro_max.unwrap_or_default(),
             offload,
             capture: self.capture,
             fault: self.fault,
@@ -116,6 +124,58 @@ impl PortKeys {
             "coalesce = {name} merges packets that cannot be taken apart again, so a peer that forwards would send on what nobody sent"
         ))
         .way_out("add `peer = terminates` if the peer ends its TCP connections itself, or set `coalesce = gro`"))
+    }
+
+    /// A setting that could change nothing is a mistake.
+    fn check_coalescing(
+        &self,
+        coalesce: topology::Coalesce,
+        offload: Offload,
+        kind: &PortKind,
+    ) -> Result<(), CliError> {
+        use topology::Coalesce::{Gro, Lro, Off, Rsc};
+        let name = coalesce.name();
+        if self.cwr.is_some() && coalesce != Gro {
+            return Err(CliError::usage(format!(
+                "cwr is a choice of coalesce = gro; {name} has a rule of its own"
+            ))
+            .way_out("drop `cwr`"));
+        }
+        if self.lro_max.is_some() && coalesce != Lro {
+            return Err(
+                CliError::usage(format!("lro_max is of coalesce = lro, not of {name}"))
+                    .way_out("drop `lro_max`"),
+            );
+        }
+        if self.hold.is_some() && matches!(coalesce, Off | Rsc) {
+            let why = match coalesce {
+                Off => "coalesce = off merges nothing that could be held",
+                _ => "coalesce = rsc hands over what it has when a burst ends, as NDIS asks",
+            };
+            return Err(CliError::usage(why).way_out("drop `hold` or set `coalesce = gro`"));
+        }
+        let given = [
+            ("hold", self.hold.is_some(), offload.tso || offload.uso),
+            ("cwr", self.cwr.is_some(), offload.tso),
+            ("lro_max", self.lro_max.is_some(), offload.tso),
+        ];
+        let takes = !matches!(kind, PortKind::Xdp { .. });
+        match given
+            .into_iter()
+            .find(|(_, given, merges)| *given && !(*merges && takes))
+        {
+            None => Ok(()),
+            Some((key, ..)) => {
+                let why = match takes {
+                    true => "its super-packets are switched off",
+                    false => "an xdp port takes none",
+                };
+                Err(CliError::usage(format!(
+                    "{key} is about super-packets made for the port, and {why}"
+                ))
+                .way_out(format!("drop `{key}`")))
+            }
+        }
     }
 
     /// What the port stands on, and what it is called if nobody says otherwise.

@@ -137,6 +137,94 @@ fn wire_ports_have_their_keys() {
 }
 
 #[test]
+fn coalescing_has_its_settings() {
+    let config = from_specs(&[
+        "tap:a,hold=50us,cwr=first",
+        "tap:b,coalesce=lro,peer=terminates,lro_max=9000,hold=100ms",
+        "tap:c",
+    ])
+    .expect("valid");
+    let settings = |port: &PortSpec| {
+        let hold = port.hold.map(|hold| (hold.ns(), hold.to_string()));
+        (hold, port.cwr.to_string(), port.lro_max.get())
+    };
+    let hold = |ns, text: &str| Some((ns, text.to_owned()));
+    let settings: Vec<_> = config.ports.iter().map(settings).collect();
+    assert_eq!(
+        settings,
+        [
+            (hold(50_000, "50us"), "first".to_owned(), 65_535),
+            (hold(100_000_000, "100ms"), "equal".to_owned(), 9000),
+            (None, "equal".to_owned(), 65_535),
+        ]
+    );
+    let file = "[[port]]\ntap = \"a\"\nhold = \"50us\"\ncwr = \"first\"\n";
+    assert_eq!(from_text(file).expect("valid").ports, config.ports[..1]);
+}
+
+#[test]
+fn settings_that_change_nothing_are_refused() {
+    for (spec, expected) in [
+        (
+            "tap:a,hold=0us",
+            "hold cannot be `0us`: give 1us to 100ms, as in 50us",
+        ),
+        (
+            "tap:a,hold=101ms",
+            "hold cannot be `101ms`: give 1us to 100ms, as in 50us",
+        ),
+        (
+            "tap:a,hold=50",
+            "hold cannot be `50`: give 1us to 100ms, as in 50us",
+        ),
+        (
+            "tap:a,hold=5000000ms",
+            "hold cannot be `5000000ms`: give 1us to 100ms, as in 50us",
+        ),
+        (
+            "tap:a,cwr=maybe",
+            "cwr cannot be `maybe`: give equal, first or never",
+        ),
+        (
+            "tap:a,coalesce=lro,peer=terminates,lro_max=67",
+            "lro_max 67 is out of range: give 68 to 65535 bytes",
+        ),
+        (
+            "tap:a,coalesce=off,hold=50us",
+            "coalesce = off merges nothing that could be held; drop `hold` or set `coalesce = gro`",
+        ),
+        (
+            "tap:a,coalesce=rsc,peer=terminates,hold=50us",
+            "coalesce = rsc hands over what it has when a burst ends, as NDIS asks; drop `hold` or set `coalesce = gro`",
+        ),
+        (
+            "tap:a,offload=off,hold=50us",
+            "hold is about super-packets made for the port, and its super-packets are switched off; drop `hold`",
+        ),
+        (
+            "tap:a,tso=off,cwr=never",
+            "cwr is about super-packets made for the port, and its super-packets are switched off; drop `cwr`",
+        ),
+        (
+            "xdp:a,hold=50us",
+            "hold is about super-packets made for the port, and an xdp port takes none; drop `hold`",
+        ),
+        (
+            "tap:a,coalesce=lro,peer=terminates,cwr=first",
+            "cwr is a choice of coalesce = gro; lro has a rule of its own; drop `cwr`",
+        ),
+        (
+            "tap:a,lro_max=9000",
+            "lro_max is of coalesce = lro, not of gro; drop `lro_max`",
+        ),
+    ] {
+        let error = from_specs(&[spec]).expect_err(spec);
+        assert_eq!(error.to_string(), format!("--port {spec}: {expected}"));
+    }
+    from_specs(&["tap:a,tso=off,hold=1ms"]).expect("UDP is merged");
+}
+
+#[test]
 fn both_forms_mean_the_same() {
     let typed =
         from_specs(&["tap:vm0,name=web,mtu=9000,coalesce=off,offload=off,csum=on"]).expect("valid");

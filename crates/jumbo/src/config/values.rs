@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use jumbo_engine::coalesce::CwrRule;
 use jumbo_switch::topology;
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
@@ -42,6 +43,9 @@ from_text!(
     Coalesce,
     Tunnels,
     Peer,
+    Hold,
+    Cwr,
+    LroMax,
     OnOff,
     Queues,
     SocketPath,
@@ -371,6 +375,112 @@ impl FromStr for Tunnels {
             let names: Vec<_> = known.map(topology::TunnelMode::name).collect();
             format!("tunnels cannot be `{text}`: give {}", names.join(", "))
         })
+    }
+}
+
+/// How long packets may rest on their way to a port: 1 us to 100 ms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hold(u32);
+
+impl Hold {
+    /// Half of the least time after which TCP sends again (Linux `TCP_RTO_MIN`, 200 ms).
+    const MAX_NS: u32 = 100_000_000;
+
+    /// Nanoseconds.
+    pub(crate) fn ns(self) -> u32 {
+        self.0
+    }
+}
+
+impl FromStr for Hold {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let units = [("us", 1_000), ("ms", 1_000_000)];
+        let parse = |(unit, ns): &(&str, u32)| {
+            let number: u32 = text.strip_suffix(unit)?.parse().ok()?;
+            number.checked_mul(*ns)
+        };
+        let hold_ns = units.iter().find_map(parse);
+        hold_ns
+            .filter(|hold_ns| (1..=Self::MAX_NS).contains(hold_ns))
+            .map(Self)
+            .ok_or_else(|| format!("hold cannot be `{text}`: give 1us to 100ms, as in 50us"))
+    }
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 % 1_000_000 {
+            0 => write!(f, "{}ms", self.0 / 1_000_000),
+            _ => write!(f, "{}us", self.0 / 1_000),
+        }
+    }
+}
+
+/// What CWR does to an aggregate of `gro`; the engine's own rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cwr(pub(crate) CwrRule);
+
+impl Default for Cwr {
+    fn default() -> Self {
+        Self(CwrRule::Equal)
+    }
+}
+
+impl FromStr for Cwr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "equal" => Ok(Self(CwrRule::Equal)),
+            "first" => Ok(Self(CwrRule::FirstOnly)),
+            "never" => Ok(Self(CwrRule::Never)),
+            _ => Err(format!(
+                "cwr cannot be `{text}`: give equal, first or never"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Cwr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            CwrRule::Equal => "equal",
+            CwrRule::FirstOnly => "first",
+            CwrRule::Never => "never",
+        })
+    }
+}
+
+/// Longest network packet that `lro` makes, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LroMax(u16);
+
+impl LroMax {
+    /// The number of bytes.
+    pub(crate) fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl Default for LroMax {
+    fn default() -> Self {
+        Self(u16::MAX)
+    }
+}
+
+impl FromStr for LroMax {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        in_range(text, u32::from(Mtu::MIN), u32::from(u16::MAX))
+            .and_then(|number| u16::try_from(number).ok())
+            .map(Self)
+            .ok_or_else(|| {
+                let (min, max) = (Mtu::MIN, u16::MAX);
+                format!("lro_max {text} is out of range: give {min} to {max} bytes")
+            })
     }
 }
 
