@@ -38,6 +38,9 @@ const SLOTS: usize = 256;
 /// (`tpacket_parse_header`).
 const DATA_AT: usize = 32;
 
+/// A VLAN tag, bytes: for one the kernel leaves room beyond the MTU (`tpacket_snd`).
+const TAG_LEN: usize = 4;
+
 /// Where `tp_len` is in a slot.
 const LEN_AT: u64 = 4;
 
@@ -86,7 +89,9 @@ impl TransmitRing {
         pool: &Pool,
     ) -> Result<bool, TxFault> {
         let packet_len = packet.wire_len();
-        let fits = DATA_AT + VNET_LEN + packet_len <= self.slots.slot_len();
+        // The kernel skips what with two tags is too long for the MTU, and tells nobody.
+        let one_tag = packet.tags().len_bytes() <= TAG_LEN;
+        let fits = one_tag && DATA_AT + VNET_LEN + packet_len <= self.slots.slot_len();
         if !fits || !self.has_slot() {
             self.send();
             if !fits || !self.has_slot() {

@@ -178,7 +178,14 @@ pub(crate) fn interface_that_moves_away_can_come_back() -> Outcome {
         let elsewhere = NetNs::new()?;
         let mut net = lose(kind, 1, |net| Ok(net.links()?.move_to("w2", &elsewhere)?))
             .map_err(|e| TestError::Failed(format!("{kind:?}: {e:?}")))?;
-        let link = elsewhere.links()?.get("w2")?;
+        let mut link = elsewhere.links()?.get("w2")?;
+        for _ in 0..500 {
+            if (link.promiscuity, link.xdp) == (0, false) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+            link = elsewhere.links()?.get("w2")?;
+        }
         assert_eq!(
             (link.promiscuity, link.xdp),
             (0, false),
