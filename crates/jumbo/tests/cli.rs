@@ -151,7 +151,7 @@ fn ask(command: &[&str], answer: &'static str) -> (Output, String) {
     (output, server.join().expect("served"))
 }
 
-const PORTS: &str = r#"{"ok":true,"data":{"ports":[{"name":"web","kind":"tap","device":"vm0","mtu":1500,"state":"up","capabilities":[{"name":"uso","offered":true,"in_use":false,"why":"not asked for"}],"rx":{"packets":1,"bytes":60,"super_packets":0,"segments_per_packet":1.0},"tx":{"packets":0,"bytes":0,"super_packets":0,"segments_per_packet":0.0},"dropped":3,"flooded":0,"software_segmented":0,"software_checksums":0,"waits":0,"coalesce":"gro","lossy_segmented":0,"rsc":null,"reasons":{"coalesce":{"psh":{"count":7,"doc":"PSH"}}}}]}}
+const PORTS: &str = r#"{"ok":true,"data":{"ports":[{"name":"web","kind":"tap","device":"vm0","mtu":1500,"state":"up","capabilities":[{"name":"uso","offered":true,"in_use":false,"why":"not asked for"}],"rx":{"packets":1,"bytes":60,"super_packets":0,"segments_per_packet":1.0},"tx":{"packets":0,"bytes":0,"super_packets":0,"segments_per_packet":0.0},"dropped":3,"flooded":0,"software_segmented":0,"software_checksums":0,"waits":0,"announced":0,"coalesce":"gro","hold_us":0,"cwr":"equal","coalesce_max":65535,"resting":{"packets":0,"bytes":0},"promoted":{"packets":0,"bytes":0},"lossy_segmented":0,"rsc":null,"reasons":{"coalesce":{"psh":{"count":7,"doc":"PSH"}}}}]}}
 "#;
 
 #[test]
